@@ -1,0 +1,209 @@
+"""Builds the parts, installs them into the families that are imported, takes them out again.
+
+At most one installation is active in a process; the public API and the import
+hooks find it here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING, TypeAlias
+
+import wrapt
+from opentelemetry import metrics
+
+from otel_cudagraph._guard import guarded
+from otel_cudagraph._patching import PatchSet
+from otel_cudagraph.choke_point import patch_family
+from otel_cudagraph.families import GraphFamily, add_family, families
+from otel_cudagraph.ledger import Ledger
+from otel_cudagraph.outbox import Outbox
+from otel_cudagraph.recaptures import CapturedKeys
+from otel_cudagraph.recorder import CaptureRecorder
+from otel_cudagraph.telemetry import Telemetry
+from otel_cudagraph.triggers import TriggerRecorder
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from otel_cudagraph.config import Config
+    from otel_cudagraph.facts import Descriptor, Trigger
+
+    OpenedTrigger: TypeAlias = tuple[TriggerRecorder, Trigger, Token[Context]]
+
+_logger = logging.getLogger(__name__)
+
+
+class Installation:
+    """Everything that one `instrument()` puts in place."""
+
+    def __init__(
+        self, config: Config, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
+    ) -> None:
+        captured_keys = CapturedKeys()
+        self._config = config
+        self._telemetry = Telemetry(tracer_provider, meter_provider)
+        self._ledger = _ledger_for(meter_provider, self._telemetry)
+        self._outbox = Outbox(self._telemetry, config.max_pending)
+        self.triggers = TriggerRecorder(self._ledger, self._telemetry, self._outbox, captured_keys)
+        self._recorder = CaptureRecorder(
+            self._ledger,
+            self._outbox,
+            self.triggers.open_triggers,
+            captured_keys,
+            count_replays=config.replays,
+        )
+        self._outbox.busy = lambda: self._recorder.busy
+        self._patched: dict[GraphFamily, PatchSet] = {}
+
+    def install(self) -> None:
+        """Patch every family that is imported, and each other one when it is.
+
+        Raises:
+            Exception: A family could not be patched; nothing stays patched then.
+        """
+        try:
+            for family in families():
+                if family.module in sys.modules:
+                    self.patch(family)
+                else:
+                    _patch_when_imported(family)
+        except BaseException:
+            self._restore()
+            raise
+        self._ledger.resume(count_replays=self._config.replays)
+
+    def patch(self, family: GraphFamily) -> None:
+        """Patch one family; where that fails, none of it stays patched."""
+        if family in self._patched:
+            return
+        patches = PatchSet()
+        try:
+            patch_family(patches, self._recorder, family, replays=self._config.replays)
+        except BaseException:
+            patches.restore()
+            raise
+        self._patched[family] = patches
+
+    def remove(self) -> None:
+        """Take everything back and hand over what has been recorded."""
+        self._ledger.pause()
+        self._restore()
+        self._recorder.close_abandoned()
+        self._outbox.close()
+
+    def force_flush(self, timeout_millis: int) -> bool:
+        """Hand over what has been recorded, and ask the providers to deliver it."""
+        self._recorder.close_abandoned()
+        self._outbox.drain()
+        return self._telemetry.force_flush(timeout_millis)
+
+    def start_anew(self) -> None:
+        """Forget the parent's captures in a forked child: its graphs are not usable there."""
+        self._outbox.reset()
+        self._ledger.reset()
+        self._recorder.reset()
+        self.triggers.reset()
+
+    def _restore(self) -> None:
+        while self._patched:
+            self._patched.popitem()[1].restore()
+
+
+_active: Installation | None = None
+_global_ledger: Ledger | None = None
+_ledgers: weakref.WeakKeyDictionary[object, Ledger] = weakref.WeakKeyDictionary()
+_awaited: set[GraphFamily] = set()
+
+
+def activate(installation: Installation) -> None:
+    """Install, and let the public API find it."""
+    global _active  # noqa: PLW0603  one per process, by definition
+    installation.install()
+    _active = installation
+
+
+def deactivate(installation: Installation) -> None:
+    """Take `installation` out."""
+    global _active  # noqa: PLW0603
+    _active = None
+    installation.remove()
+
+
+def register_graph_family(family: GraphFamily) -> None:
+    """Add a row to the table of what is patched, now or when its module is imported.
+
+    Registering the same row again does nothing.
+
+    Raises:
+        ValueError: another family of that name is registered.
+        AttributeError: the module is imported and lacks one of the classes.
+    """
+    if add_family(family) and _active is not None:
+        if family.module in sys.modules:
+            _active.patch(family)
+        else:
+            _patch_when_imported(family)
+
+
+def open_trigger(descriptor: Descriptor, function: str, *, simulated: bool) -> OpenedTrigger | None:
+    """Open a trigger in the active installation; None without one, and inside another trigger."""
+    if _active is None:
+        return None
+    opened = _active.triggers.open(descriptor, function, simulated=simulated)
+    return None if opened is None else (_active.triggers, *opened)
+
+
+def close_trigger(opened: OpenedTrigger | None, error: BaseException | None) -> None:
+    """Close what `open_trigger` returned."""
+    if opened is not None:
+        triggers, trigger, token = opened
+        triggers.close(trigger, token, error)
+
+
+def _ledger_for(meter_provider: MeterProvider | None, telemetry: Telemetry) -> Ledger:
+    """Return the ledger of a meter provider: cumulative counts must not start anew with each `instrument()`."""
+    global _global_ledger  # noqa: PLW0603
+    if meter_provider is None or meter_provider is metrics.get_meter_provider():
+        if _global_ledger is None:
+            _global_ledger = Ledger()
+            telemetry.observe(_global_ledger)
+        return _global_ledger
+    if meter_provider not in _ledgers:
+        _ledgers[meter_provider] = Ledger()
+        telemetry.observe(_ledgers[meter_provider])
+    return _ledgers[meter_provider]
+
+
+def _patch_when_imported(family: GraphFamily) -> None:
+    # Import hooks cannot be taken back: one per family, which asks who is active.
+    if family not in _awaited:
+        _awaited.add(family)
+        wrapt.register_post_import_hook(lambda _: _imported(family), family.module)
+
+
+def _imported(family: GraphFamily) -> None:
+    _awaited.discard(family)
+    if _active is None:
+        return
+    try:
+        _active.patch(family)
+    except AttributeError as error:
+        _logger.warning("%s graphs are not instrumented: %s", family.name, error)
+
+
+@guarded
+def _after_fork_in_child() -> None:
+    if _active is not None:
+        _active.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

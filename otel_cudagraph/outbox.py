@@ -1,0 +1,149 @@
+"""Hands facts over to the SDK on a thread of its own, when nobody captures.
+
+An export thread that takes the GIL in the middle of somebody's capture makes that
+capture up to 1.5 times as long, so facts wait here until captures and triggers
+are over, `_HOLD_S` at most. A process that ends in an orderly way hands over the
+rest at exit. What a kill can lose is bounded: an open trigger and its graphs,
+what waited here (`_QUIET_S` after the last capture, `_HOLD_S` while others
+capture), and what the SDK's own processor still held.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from otel_cudagraph._guard import guarded
+from otel_cudagraph.clock import now_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_cudagraph.facts import Capture, Trigger
+    from otel_cudagraph.telemetry import Telemetry
+
+_QUIET_S = 0.05
+"""Captures come in bursts: wait this long for the next one."""
+_HOLD_S = 5.0
+"""Longest wait for open captures and triggers to end; one of them may hang."""
+_BATCH = 512
+"""Spans handed over before the processor is asked to deliver them: the batch size
+and a quarter of the queue of the SDK's batch span processor (OTEL_BSP_MAX_QUEUE_SIZE)."""
+_FLUSH_MILLIS = 10_000
+_EXIT_S = 5.0
+"""Longest wait at exit for a hand-over that another thread has begun."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Facts that wait to become spans, and the thread that makes them."""
+
+    def __init__(self, telemetry: Telemetry, max_pending: int) -> None:
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether captures or triggers are under way."""
+        self._telemetry = telemetry
+        self._max_pending = max_pending
+        self.reset()
+
+    def reset(self) -> None:
+        """Start empty and without a thread, as a forked child must."""
+        self._pending: deque[Capture | Trigger] = deque()
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._handing_over = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._said_full = False
+
+    def put(self, *facts: Capture | Trigger) -> None:
+        """Take finished facts; returns at once."""
+        room = self._max_pending - len(self._pending)
+        if room < len(facts):
+            self._say_full()
+            # The trigger comes last and says how many graphs there were.
+            facts = (*facts[: max(0, room - 1)], facts[-1])
+        if not self._pending:
+            self._register_exit_hook()
+        self._pending.extend(facts)
+        self._ensure_thread()
+        self._wake.set()
+
+    @guarded
+    def drain(self) -> None:
+        """Hand over everything now, on the calling thread; waits for a hand-over under way."""
+        self._hurry.set()
+        while self._hand_over_one(timeout_s=_EXIT_S):
+            pass
+        self._hurry.clear()
+
+    def close(self) -> None:
+        """Hand over the rest and need no exit hook any more."""
+        atexit.unregister(self.drain)
+        self.drain()
+
+    def _register_exit_hook(self) -> None:
+        # Exit hooks run last in, first out: ours must come before that of a
+        # provider that was set up after us, so it is registered anew.
+        atexit.unregister(self.drain)
+        atexit.register(self.drain)
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="otel-cudagraph-outbox", daemon=True)
+            self._start(self._thread)
+
+    @guarded
+    def _start(self, thread: threading.Thread) -> None:
+        thread.start()  # refused while the interpreter shuts down: then the exit hook does it
+
+    def _work(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            self._wait_for_quiet()
+            self._hand_over_in_batches()
+
+    def _wait_for_quiet(self) -> None:
+        deadline = now_ns() + int(_HOLD_S * 1e9)
+        self._hurry.wait(_QUIET_S)
+        while self.busy() and not self._hurry.is_set() and now_ns() < deadline:
+            self._hurry.wait(_QUIET_S)
+
+    def _hand_over_in_batches(self) -> None:
+        done = 0
+        while self._hand_over_one():
+            done += 1
+            if done % _BATCH == 0 and not self._hurry.is_set():
+                self._flush()
+
+    def _hand_over_one(self, timeout_s: float = -1) -> bool:
+        """Emit the oldest fact; False where none is left or another hand-over hangs."""
+        if not self._handing_over.acquire(timeout=timeout_s):
+            return False
+        try:
+            if not self._pending:
+                return False
+            self._emit(self._pending.popleft())
+            return True
+        finally:
+            self._handing_over.release()
+
+    @guarded
+    def _emit(self, fact: Capture | Trigger) -> None:
+        self._telemetry.emit(fact)
+
+    @guarded
+    def _flush(self) -> None:
+        self._telemetry.flush_spans(_FLUSH_MILLIS)
+
+    def _say_full(self) -> None:
+        if not self._said_full:
+            self._said_full = True
+            _logger.warning(
+                "%d captured graphs wait to be exported; further spans are dropped, the counters stay exact "
+                "(OTEL_PYTHON_CUDAGRAPH_MAX_PENDING)",
+                len(self._pending),
+            )

@@ -1,0 +1,178 @@
+"""Spans and metrics, made of facts. Owns tracer, meter and instruments; keeps no state of captures."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import Observation
+from opentelemetry.trace import Status, StatusCode
+
+from otel_cudagraph import semconv
+from otel_cudagraph.attributes import (
+    capture_attributes,
+    capture_series,
+    trigger_end_attributes,
+    trigger_series,
+)
+from otel_cudagraph.clock import seconds
+from otel_cudagraph.facts import Capture
+from otel_cudagraph.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+
+    from otel_cudagraph.attributes import Attributes, Series
+    from otel_cudagraph.facts import Failure, Trigger
+    from otel_cudagraph.ledger import Ledger
+
+
+class Telemetry:
+    """Emits what has been recorded. Runs away from the capturing thread."""
+
+    def __init__(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
+        """Use the given providers; None is the global one, also where that is set later."""
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider)
+        self._meter = metrics.get_meter(semconv.SCOPE, __version__, meter_provider)
+        self._capture_duration = self._meter.create_histogram(
+            semconv.METRIC_CAPTURE_DURATION,
+            unit="s",
+            description="Duration of graph captures, from preparation to instantiation.",
+            explicit_bucket_boundaries_advisory=semconv.CAPTURE_DURATION_BUCKETS,
+        )
+        self._trigger_duration = self._meter.create_histogram(
+            semconv.METRIC_CAPTURE_TRIGGER_DURATION,
+            unit="s",
+            description="Duration of a model runner's attempts to capture its graphs.",
+            explicit_bucket_boundaries_advisory=semconv.CAPTURE_TRIGGER_DURATION_BUCKETS,
+        )
+
+    def observe(self, ledger: Ledger) -> None:
+        """Let the metric readers read `ledger`. Once per ledger: callbacks cannot be taken back."""
+        _observe_ledger(self._meter, ledger)
+
+    def start_trigger_span(self, parent: Context, start_unix_ns: int, attributes: Attributes) -> Span:
+        """Start the one span that must exist before its end: others become its children."""
+        return self._tracer.start_span(
+            semconv.SPAN_CAPTURE_TRIGGER, context=parent, attributes=attributes, start_time=start_unix_ns
+        )
+
+    def emit(self, fact: Capture | Trigger) -> None:
+        """Make the span and the histogram point of a finished capture or trigger."""
+        if isinstance(fact, Capture):
+            self._emit_capture(fact)
+        else:
+            self._emit_trigger(fact)
+
+    def force_flush(self, timeout_millis: int) -> bool:
+        """Ask both providers to deliver what they hold; a provider of the API alone holds nothing."""
+        spans = self.flush_spans(timeout_millis)
+        return _flush(self._meter_provider or metrics.get_meter_provider(), timeout_millis) and spans
+
+    def flush_spans(self, timeout_millis: int) -> bool:
+        """Ask the tracer provider to deliver what it holds."""
+        return _flush(self._tracer_provider or trace.get_tracer_provider(), timeout_millis)
+
+    def _emit_capture(self, capture: Capture) -> None:
+        span = self._tracer.start_span(
+            semconv.SPAN_CAPTURE,
+            context=capture.parent,
+            attributes=capture_attributes(capture),
+            start_time=capture.anchor.to_unix_ns(capture.started_ns),
+        )
+        finished = capture.anchor.to_unix_ns(capture.finished_ns or capture.started_ns)
+        _set_outcome(span, finished, capture.failure, capture.surfaced)
+        self._capture_duration.record(
+            seconds(capture.duration_ns),
+            _with_error(capture_series(capture), capture.failure),
+            context=trace.set_span_in_context(span, capture.parent),
+        )
+        span.end(finished)
+
+    def _emit_trigger(self, trigger: Trigger) -> None:
+        span = trigger.span
+        span.set_attributes(trigger_end_attributes(trigger))
+        finished = trigger.anchor.to_unix_ns(trigger.finished_ns or trigger.started_ns)
+        _set_outcome(span, finished, trigger.failure)
+        self._trigger_duration.record(
+            seconds(trigger.duration_ns),
+            _with_error(trigger_series(trigger), trigger.failure),
+            context=trigger.context,
+        )
+        span.end(finished)
+        # Trigger and captures refer to each other; engines that freeze the
+        # garbage collector around captures would keep such a cycle for good.
+        trigger.captures = []
+
+
+def _observe_ledger(meter: Meter, ledger: Ledger) -> None:
+    def read(
+        counts: Callable[[], Mapping[Series, int]], _: CallbackOptions
+    ) -> Iterable[Observation]:
+        if not ledger.active:
+            return ()
+        return [Observation(value, dict(series)) for series, value in counts().items()]
+
+    meter.create_observable_counter(
+        semconv.METRIC_CAPTURE_TRIGGERS,
+        [partial(read, ledger.triggers)],
+        unit="{trigger}",
+        description="Attempts of a model runner to capture its graphs.",
+    )
+    meter.create_observable_counter(
+        semconv.METRIC_CAPTURES,
+        [partial(read, ledger.captures)],
+        unit="{graph}",
+        description="Graphs captured successfully.",
+    )
+    meter.create_observable_up_down_counter(
+        semconv.METRIC_CAPTURE_TRIGGER_ACTIVE,
+        [partial(read, ledger.active_triggers)],
+        unit="{trigger}",
+        description="Capture triggers under way.",
+    )
+    meter.create_observable_up_down_counter(
+        semconv.METRIC_COUNT,
+        [partial(read, ledger.live_graphs)],
+        unit="{graph}",
+        description="Graphs that exist.",
+    )
+    meter.create_observable_counter(
+        semconv.METRIC_REPLAYS,
+        [partial(read, ledger.replays)],
+        unit="{replay}",
+        description="Replays of graphs.",
+    )
+
+
+def _set_outcome(span: Span, finished: int, *failures: Failure | None) -> None:
+    """Mark a span as failed: the root cause first, then what the host saw."""
+    seen = [failure for failure in failures if failure is not None]
+    for failure in seen:
+        attributes = {
+            semconv.EXCEPTION_TYPE: failure.type,
+            semconv.EXCEPTION_MESSAGE: failure.message,
+            semconv.EXCEPTION_STACKTRACE: failure.stacktrace,
+        }
+        span.add_event(semconv.EVENT_EXCEPTION, attributes, timestamp=finished)
+    if seen:
+        span.set_status(Status(StatusCode.ERROR, f"{seen[0].type}: {seen[0].message}"))
+
+
+def _with_error(series: Series, failure: Failure | None) -> Attributes:
+    attributes = dict(series)
+    if failure is not None:
+        attributes[semconv.ERROR_TYPE] = failure.type
+    return attributes
+
+
+def _flush(provider: object, timeout_millis: int) -> bool:
+    flush = getattr(provider, "force_flush", None)
+    return True if flush is None else bool(flush(timeout_millis))

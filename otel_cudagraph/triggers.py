@@ -1,0 +1,123 @@
+"""Opens and closes triggers: their context, their parent, their outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from otel_cudagraph._guard import guarded
+from otel_cudagraph.attributes import trigger_start_attributes
+from otel_cudagraph.clock import Anchor, now_ns
+from otel_cudagraph.config import trace_carrier
+from otel_cudagraph.facts import Failure, Trigger
+from otel_cudagraph.scope import OpenTriggers, global_rank, running_threads, with_trigger
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+
+    from otel_cudagraph.facts import Descriptor
+    from otel_cudagraph.ledger import Ledger
+    from otel_cudagraph.outbox import Outbox
+    from otel_cudagraph.recaptures import CapturedKeys
+    from otel_cudagraph.telemetry import Telemetry
+
+
+class TriggerRecorder:
+    """Keeps the triggers under way."""
+
+    def __init__(
+        self, ledger: Ledger, telemetry: Telemetry, outbox: Outbox, captured_keys: CapturedKeys
+    ) -> None:
+        self.open_triggers = OpenTriggers()
+        self._captured_keys = captured_keys
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._outbox = outbox
+
+    def reset(self) -> None:
+        """Forget every trigger under way; one that is closed later is dropped."""
+        self.open_triggers.clear()
+
+    @guarded
+    def open(
+        self, descriptor: Descriptor, function: str, *, simulated: bool
+    ) -> tuple[Trigger, Token[Context]] | None:
+        """Open a trigger and make its span the current one.
+
+        Returns:
+            The trigger and the token that restores the context, or None inside an
+            open trigger: a part of an attempt is no attempt of its own.
+        """
+        if self.open_triggers.current() is not None:
+            return None
+        anchor, rank = Anchor(), global_rank()
+        parent = _parent_context()
+        span = self._telemetry.start_trigger_span(
+            parent,
+            anchor.unix_ns,
+            trigger_start_attributes(descriptor, function, rank, simulated=simulated),
+        )
+        trigger = Trigger(
+            descriptor=descriptor,
+            simulated=simulated,
+            span=span,
+            context=trace.set_span_in_context(span, parent),
+            started_ns=anchor.monotonic_ns,
+            anchor=anchor,
+            threads=running_threads(),
+            rank=rank,
+        )
+        self._ledger.trigger_started(trigger)
+        self.open_triggers.add(trigger)
+        return trigger, otel_context.attach(with_trigger(trigger, trigger.context))
+
+    @guarded
+    def close(self, trigger: Trigger, token: Token[Context], error: BaseException | None) -> None:
+        """Close a trigger; its spans are made away from this thread."""
+        trigger.finished_ns = now_ns()
+        otel_context.detach(token)
+        if trigger not in self.open_triggers:  # opened by the parent of a forked process
+            return
+        self.open_triggers.remove(trigger)
+        trigger.threads = frozenset()
+        trigger.failure = error and _root_cause(trigger, error)
+        self._ledger.trigger_ended(trigger)
+        self._captured_keys.remember(trigger.captures)
+        self._outbox.put(*trigger.captures, trigger)
+
+
+def _parent_context() -> Context:
+    """Return the current context, with the environment's trace where no span is current."""
+    current = otel_context.get_current()
+    if trace.get_current_span(current).get_span_context().is_valid:
+        return current
+    return TraceContextTextMapPropagator().extract(trace_carrier(), current)
+
+
+def _root_cause(trigger: Trigger, error: BaseException) -> Failure:
+    """Describe what failed the trigger: the cause of the capture error that `error` is or wraps.
+
+    Engines let the error of a capture through, or raise their own from it
+    (SGLang: "Capture cuda graph failed: …").
+    """
+    outcome = Failure.of(error)
+    roots = {
+        seen.identity: capture.failure
+        for capture in trigger.captures
+        if capture.failure is not None
+        for seen in (capture.failure, capture.surfaced)
+        if seen is not None
+    }
+    link: BaseException | None = error
+    visited: set[int] = set()
+    while link is not None and id(link) not in visited:
+        if (root := roots.get(id(link))) is not None:
+            return Failure(root.type, outcome.message, outcome.stacktrace, outcome.identity)
+        visited.add(id(link))
+        link = link.__cause__ or link.__context__
+    return outcome
