@@ -99,10 +99,14 @@ class Installation:
         self._recorder.close_abandoned()
         self._outbox.close()
 
-    def force_flush(self, timeout_millis: int) -> bool:
-        """Hand over what has been recorded, and ask the providers to deliver it."""
+    def hand_over(self) -> None:
+        """Make spans of what has been recorded."""
         self._recorder.close_abandoned()
         self._outbox.drain()
+
+    def force_flush(self, timeout_millis: int) -> bool:
+        """Hand over what has been recorded, and ask the providers to deliver it."""
+        self.hand_over()
         return self._telemetry.force_flush(timeout_millis)
 
     def start_anew(self) -> None:

@@ -44,6 +44,11 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
         # The base believes in success; without an installation there was none.
         self._is_instrumented_by_opentelemetry = self._installation is not None
 
+    def hand_over(self) -> None:
+        """Make spans of everything recorded so far, on this thread; the SDK holds them then."""
+        if self._installation is not None:
+            self._installation.hand_over()
+
     def force_flush(self, timeout_millis: int = 10_000) -> bool:
         """Hand over everything recorded so far and ask the providers to deliver it.
 

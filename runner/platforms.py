@@ -55,7 +55,7 @@ def cuda_unavailable_reason() -> str | None:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return " ".join(str(error).split())
+        return str(error).split(". ", maxsplit=1)[0].strip().rstrip(".")
     return None
 
 

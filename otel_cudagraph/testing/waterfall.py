@@ -1,0 +1,84 @@
+"""A trace as text: one line per span, indented below its parent, with a bar where it lies in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_cudagraph import semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from otel_cudagraph.testing.received import Received, Span
+
+_BAR_WIDTH = 24
+_LABEL_WIDTH = 50
+
+
+@dataclass(frozen=True)
+class Line:
+    """One span of a waterfall, or a note where spans were left out."""
+
+    text: str
+    is_error: bool = False
+
+
+def waterfall(received: Received, max_children: int = 200) -> list[Line]:
+    """Return the lines of every trace in `received`.
+
+    Args:
+        received: The spans.
+        max_children: Children of one span that are shown; failed ones are shown in any case.
+    """
+    spans = received.spans()
+    known = {span.span_id for span in spans}
+    children: dict[str, list[Span]] = {}
+    for span in spans:
+        children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
+    lines: list[Line] = []
+    for root in children.get("", []):
+        lines += _tree(root, root, 0, children, max_children)
+    return lines
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration with three digits that matter and a unit that fits."""
+    for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"  # noqa: PLR2004
+    return f"{seconds:.2f} s"
+
+
+def _tree(
+    span: Span, root: Span, depth: int, children: dict[str, list[Span]], max_children: int
+) -> Iterable[Line]:
+    yield _line(span, root, depth)
+    below = children.get(span.span_id, [])
+    shown = [child for index, child in enumerate(below) if index < max_children or child.is_error]
+    for child in shown:
+        yield from _tree(child, root, depth + 1, children, max_children)
+    if len(shown) < len(below):
+        yield Line("  " * (depth + 1) + f"… and {len(below) - len(shown):,} more")
+
+
+def _line(span: Span, root: Span, depth: int) -> Line:
+    label = ("  " * depth + _label(span))[:_LABEL_WIDTH]
+    status = f"ERROR {span.attributes.get(semconv.ERROR_TYPE, '')}".rstrip() if span.is_error else "ok"
+    text = f"{label:<{_LABEL_WIDTH}} {format_duration(span.duration_s):>9} |{_bar(span, root)}| {status}"
+    return Line(text, span.is_error)
+
+
+def _label(span: Span) -> str:
+    attributes = span.attributes
+    if span.name == semconv.SPAN_CAPTURE:
+        return str(attributes.get(semconv.KEY, attributes.get(semconv.CODE_FUNCTION_NAME, span.name)))
+    parts = [span.name, attributes.get(semconv.ENGINE), attributes.get(semconv.RUNTIME_MODE)]
+    return " ".join(str(part) for part in parts if part)
+
+
+def _bar(span: Span, root: Span) -> str:
+    total = max(1, root.end_ns - root.start_ns)
+    first = min(_BAR_WIDTH - 1, max(0, (span.start_ns - root.start_ns) * _BAR_WIDTH // total))
+    last = min(_BAR_WIDTH, max(first + 1, -(-(span.end_ns - root.start_ns) * _BAR_WIDTH // total)))
+    return " " * first + "█" * (last - first) + " " * (_BAR_WIDTH - last)
