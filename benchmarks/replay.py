@@ -1,6 +1,6 @@
 """Replay of a one-kernel graph, instrumented against stock, in one process.
 
-Usage: python -m benchmarks.replay [--pairs 25] [--replays 5000] [--json FILE]
+Usage: python -m benchmarks.replay [--pairs 400] [--replays 500] [--json FILE]
 
 Blocks alternate: stock, instrumented, stock, … A pair's ratio is robust against a
 machine whose speed drifts. Printed: the median of the ratios with a 95 % interval.
@@ -32,9 +32,11 @@ _RESAMPLES = 2000
 
 def main() -> int:
     """Run the benchmark; exit 1 where replays were miscounted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=25)
-    parser.add_argument("--replays", type=int, default=5000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--replays", type=int, default=500)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = measure(options.pairs, options.replays)

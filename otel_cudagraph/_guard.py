@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -36,12 +37,10 @@ def _report(site: str) -> None:
     """Log the first fault of a site with its traceback; a broken hook must not flood the log."""
     level = logging.DEBUG if site in _reported else logging.WARNING
     _reported.add(site)
-    try:
+    with contextlib.suppress(Exception):  # a host's log handler may be broken, too
         _logger.log(
             level,
             "otel-cudagraph: %s failed; the program goes on, with less telemetry",
             site,
             exc_info=True,
         )
-    except Exception:  # noqa: S110  a host's broken log handler is not ours to report
-        pass

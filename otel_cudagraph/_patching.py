@@ -37,7 +37,7 @@ class PatchSet:
         replacement = functools.wraps(original)(make(original))
         # torch.compile must not trace into a patch: this is the mark that
         # torch._dynamo.disable leaves on a function, without importing torch.
-        replacement._torchdynamo_disable = True  # type: ignore[attr-defined]
+        replacement._torchdynamo_disable = True  # type: ignore[attr-defined]  # noqa: SLF001
         setattr(owner, name, replacement)
         self._applied.append((owner, name, previous, replacement))
 

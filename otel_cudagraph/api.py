@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from typing_extensions import Self
+
     from otel_cudagraph.installation import OpenedTrigger
 
 E = TypeVar("E", bound=Enum)
@@ -76,7 +78,7 @@ class capture_trigger:  # noqa: N801  used like a function, as contextlib's own 
         self._when = when
         self._entered: list[OpenedTrigger | None] = []
 
-    def __enter__(self) -> capture_trigger:
+    def __enter__(self) -> Self:
         self._entered.append(self._open(function_name(calling_frame())))
         return self
 
@@ -118,7 +120,7 @@ class capture_trigger:  # noqa: N801  used like a function, as contextlib's own 
 
 
 @contextmanager
-def batch_descriptor(
+def batch_descriptor(  # noqa: PLR0913  each is a field of its own
     key: str | None = None,
     *,
     runtime_mode: str | None = None,

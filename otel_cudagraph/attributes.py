@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TypeAlias
 
-    from otel_cudagraph.facts import Capture, Descriptor, Device, Trigger
+    from otel_cudagraph.facts import Capture, Descriptor, Device, Failure, Trigger
 
     Value: TypeAlias = str | int | float | bool
     Attributes: TypeAlias = dict[str, Value]
@@ -65,7 +65,7 @@ def capture_attributes(capture: Capture) -> Attributes:
                 (semconv.PREPARE_TIME, seconds(capture.prepare_ns)),
                 (semconv.RECORD_TIME, seconds(capture.record_ns)),
                 (semconv.INSTANTIATE_TIME, seconds(capture.instantiate_ns)),
-                (semconv.ERROR_TYPE, capture.failure and capture.failure.type),
+                (semconv.ERROR_TYPE, _error_type(capture.failure)),
             )
         ),
     }
@@ -101,10 +101,14 @@ def trigger_end_attributes(trigger: Trigger) -> Attributes:
                 (semconv.INSTANTIATE_TIME, seconds(instantiate)),
                 (semconv.OTHER_TIME, seconds(other)),
                 (semconv.SIMULATED, any(capture.simulated for capture in captures) or None),
-                (semconv.ERROR_TYPE, trigger.failure and trigger.failure.type),
+                (semconv.ERROR_TYPE, _error_type(trigger.failure)),
             )
         ),
     }
+
+
+def _error_type(failure: Failure | None) -> str | None:
+    return None if failure is None else failure.type
 
 
 def _device(device: Device | None) -> Attributes:

@@ -10,8 +10,6 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_cudagraph.graphs import REPLAYED
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -121,34 +119,46 @@ def _pool(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
 
 
 def counting_replay(original: Method, recorder: CaptureRecorder, family: GraphFamily) -> Method:
-    """Return a `replay` that counts in the graph: about 20 ns of a call that takes 3 µs or more.
+    """Return a `replay` that counts in the graph: some tens of ns of a call that takes 3 µs or more.
 
     torch's own Python shim does nothing but call the C method (up to torch 2.12);
-    where it does just that, it is called in the shim's place, which wins the cost back.
+    where it does just that, the C method is called in its place, which wins the cost back.
     """
-    launch = _beneath_bare_shim(original) or original
+    beneath = _beneath_bare_shim(original)
+    if beneath is None:
+        return _counting(original, recorder, family)
 
-    def replay(self: Any) -> Any:
-        result = launch(self)
+    # Locals by way of defaults, and one attribute of the graph: each further object
+    # is a cache line that the launch has just evicted.
+    def replay(self: Any, _launch: Method = beneath, _count: Callable[[Any], Any] = next) -> Any:
+        result = _launch(self)
         try:
-            self._otel_cudagraph_replayed()
+            _count(self._otel_cudagraph_replays)
         except AttributeError:  # a graph that we did not see captured
             recorder.replayed_unseen(family, self)
         return result
 
-    def replay_with_arguments(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = launch(self, *args, **kwargs)
-        getattr(self, REPLAYED, lambda: recorder.replayed_unseen(family, self))()
+    return replay
+
+
+def _counting(original: Method, recorder: CaptureRecorder, family: GraphFamily) -> Method:
+    """Return a counting `replay` round any other method: torch >= 2.13 does more, others patch too."""
+
+    def replay(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        try:
+            next(self._otel_cudagraph_replays)
+        except AttributeError:
+            recorder.replayed_unseen(family, self)
         return result
 
-    return replay if len(inspect.signature(original).parameters) == 1 else replay_with_arguments
+    return replay
 
 
 def _beneath_bare_shim(original: Method) -> Method | None:
     """Return the C method beneath a ``def replay(self): super().replay()``, else None."""
     code = getattr(original, "__code__", None)
-    owner = next((cell.cell_contents for cell in getattr(original, "__closure__", None) or ()), None)
     if code is None or code.co_names != ("super", "replay") or code.co_freevars != ("__class__",):
         return None
-    beneath = getattr(super(owner, owner), "replay", None)
+    beneath = getattr(inspect.getclosurevars(original).nonlocals["__class__"].__base__, "replay", None)
     return beneath if callable(beneath) else None

@@ -41,7 +41,7 @@ def _device_module(family: GraphFamily) -> Any:
     if hasattr(module, "get_device_properties"):
         return module
     # torch.accelerator has no properties of its own: ask the stack beneath it.
-    return sys.modules["torch"].get_device_module(module.current_accelerator())  # type: ignore[attr-defined]
+    return sys.modules["torch"].get_device_module(module.current_accelerator())
 
 
 def _describe(module: Any, index: int, hw_type: str) -> Device:

@@ -73,7 +73,9 @@ ABANDONED = Failure(ERROR_ABANDONED, "the capture began, and its graph was reset
 
 
 def _qualified_name(error: type[BaseException]) -> str:
-    return error.__qualname__ if error.__module__ == "builtins" else f"{error.__module__}.{error.__qualname__}"
+    return (
+        error.__qualname__ if error.__module__ == "builtins" else f"{error.__module__}.{error.__qualname__}"
+    )
 
 
 def _message(error: BaseException) -> str:

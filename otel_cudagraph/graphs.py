@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from otel_cudagraph.attributes import Series
     from otel_cudagraph.facts import Capture
 
-REPLAYED = "_otel_cudagraph_replayed"
-"""Attribute of a live graph: a callable that counts one replay."""
+REPLAYS = "_otel_cudagraph_replays"
+"""Attribute of a live graph: an iterator that each replay advances by one."""
 
 
 class ReplayCounter:
-    """Counts calls of `tick`, exactly and from many threads, in about 20 ns each.
+    """Counts replays, exactly and from many threads, in some tens of nanoseconds each.
 
-    `tick` is a bound C method, so the interpreter cannot switch threads inside it,
-    which it can inside ``x += 1``. An `itertools.count` cannot be read without
+    ``next(replays)`` is one C call, so the interpreter cannot switch threads inside
+    it, which it can inside ``x += 1``. An `itertools.count` cannot be read without
     advancing it; `value` takes its own reads back out.
     """
 
-    __slots__ = ("_reads", "tick")
+    __slots__ = ("_reads", "replays")
 
     def __init__(self) -> None:
-        self.tick = itertools.count().__next__
+        self.replays = itertools.count()
         self._reads = 0
 
     def value(self) -> int:
-        """Return the calls of `tick` so far. One reader at a time."""
-        replays = self.tick() - self._reads
+        """Return how often `replays` was advanced by others. One reader at a time."""
+        replays = next(self.replays) - self._reads
         self._reads += 1
         return replays
 
@@ -89,9 +89,9 @@ class TrackedGraph:
         if graph is None:
             return
         if on:
-            setattr(graph, REPLAYED, self.counter.tick)
+            setattr(graph, REPLAYS, self.counter.replays)
         else:
-            vars(graph).pop(REPLAYED, None)
+            vars(graph).pop(REPLAYS, None)
 
 
 class GraphRegistry:

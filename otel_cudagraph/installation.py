@@ -173,7 +173,7 @@ def close_trigger(opened: OpenedTrigger | None, error: BaseException | None) -> 
 
 
 def _ledger_for(meter_provider: MeterProvider | None, telemetry: Telemetry) -> Ledger:
-    """Return the ledger of a meter provider: cumulative counts must not start anew with each `instrument()`."""
+    """Return the ledger of a meter provider: its counts go on with the next `instrument()`."""
     global _global_ledger  # noqa: PLW0603
     if meter_provider is None or meter_provider is metrics.get_meter_provider():
         if _global_ledger is None:

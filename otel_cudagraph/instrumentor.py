@@ -74,7 +74,7 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
             return
         self._installation = installation
 
-    def _uninstrument(self, **kwargs: Any) -> None:
+    def _uninstrument(self, **_kwargs: Any) -> None:
         from otel_cudagraph.installation import deactivate  # noqa: PLC0415
 
         installation, self._installation = self._installation, None

@@ -105,7 +105,7 @@ class Ledger:
         with self._lock:
             tracked = self._registry.track(graph)
             self._enliven(tracked, tracked.series or series, count_replays=True)
-            tracked.counter.tick()
+            next(tracked.counter.replays)
 
     def graph_reset(self, graph: object) -> OpenCapture | None:
         """Note that `graph` holds no capture any more; return the one that was still open."""

@@ -104,9 +104,7 @@ class CaptureRecorder:
         self._finish(capture, error)
 
     @guarded
-    def context_exiting(
-        self, context: object, body_error: BaseException | None = None
-    ) -> OpenCapture | None:
+    def context_exiting(self, context: object, body_error: BaseException | None = None) -> OpenCapture | None:
         """Take note of what the body raised, before ending the capture raises something else."""
         capture = self._contexts.pop(id(context), None)
         if capture is not None and body_error is not None:
@@ -328,4 +326,3 @@ def _pool_id(pool: object) -> str | None:
     """Return a pool as ``torch.cuda.memory_snapshot()`` shows it: ``(0, 1)``."""
     pool = getattr(pool, "id", pool)  # a torch.cuda.MemPool stands for its id
     return str(pool) if isinstance(pool, tuple) else None
-

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TRIGGER_KEY = otel_context.create_key("otel_cudagraph.trigger")
 
-batch_descriptor: ContextVar[Descriptor] = ContextVar("otel_cudagraph_batch_descriptor", default=Descriptor())
+batch_descriptor: ContextVar[Descriptor] = ContextVar("otel_cudagraph_batch_descriptor", default=Descriptor())  # noqa: B039  it is frozen
 """What the engine said of the captures made by the current code."""
 
 
@@ -68,7 +68,7 @@ class OpenTriggers:
             return None
         carried = otel_context.get_value(_TRIGGER_KEY)
         if carried in self._open:
-            return carried  # type: ignore[return-value]
+            return carried
         thread = threading.current_thread()
         return next((trigger for trigger in reversed(self._open) if thread not in trigger.threads), None)
 

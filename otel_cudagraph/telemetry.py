@@ -113,9 +113,7 @@ class Telemetry:
 
 
 def _observe_ledger(meter: Meter, ledger: Ledger) -> None:
-    def read(
-        counts: Callable[[], Mapping[Series, int]], _: CallbackOptions
-    ) -> Iterable[Observation]:
+    def read(counts: Callable[[], Mapping[Series, int]], _: CallbackOptions) -> Iterable[Observation]:
         if not ledger.active:
             return ()
         return [Observation(value, dict(series)) for series, value in counts().items()]

@@ -85,7 +85,7 @@ class TriggerRecorder:
             return
         self.open_triggers.remove(trigger)
         trigger.threads = frozenset()
-        trigger.failure = error and _root_cause(trigger, error)
+        trigger.failure = None if error is None else _root_cause(trigger, error)
         self._ledger.trigger_ended(trigger)
         self._captured_keys.remember(trigger.captures)
         self._outbox.put(*trigger.captures, trigger)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from runner.config import PRESETS, CudaGraphMode, RunConfig
 from runner.generation import LONGEST_PROMPT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _DESCRIPTION = """\
 Capture a small model's CUDA graphs, decode through them, and show the telemetry of it.
@@ -50,9 +53,7 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     """
     options = _parser().parse_args(argv)
     longest = LONGEST_PROMPT + options.decode_steps + 1
-    model = dataclasses.replace(
-        PRESETS[options.model], num_layers=options.num_layers, max_model_len=longest
-    )
+    model = dataclasses.replace(PRESETS[options.model], num_layers=options.num_layers, max_model_len=longest)
     config = RunConfig(
         model=model,
         mode=CudaGraphMode(options.cudagraph_mode),
@@ -73,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     defaults = RunConfig(PRESETS["tiny"])
     modes = [mode.value for mode in CudaGraphMode]
     parser.add_argument(
-        "--device", choices=["auto", "cuda", "cpu"], default="auto", help="where to run (default: %(default)s)"
+        "--device",
+        choices=["auto", "cuda", "cpu"],
+        default="auto",
+        help="where to run (default: %(default)s)",
     )
     parser.add_argument(
         "--cudagraph-mode", choices=modes, default=defaults.mode.value, metavar="MODE",
@@ -115,7 +119,7 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
-def _at_least(minimum: int) -> object:
+def _at_least(minimum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)

@@ -55,10 +55,8 @@ class CountingSpanExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export, unless it is too late."""
-        if self._delivery.is_past_deadline:
-            result = SpanExportResult.FAILURE
-        else:
-            result = self._exporter.export(spans)
+        late = self._delivery.is_past_deadline
+        result = SpanExportResult.FAILURE if late else self._exporter.export(spans)
         self._delivery.note(len(spans), success=result is SpanExportResult.SUCCESS)
         return result
 
@@ -83,14 +81,12 @@ class CountingMetricExporter(MetricExporter):
     ) -> MetricExportResult:
         """Export, unless it is too late."""
         number = _count_metrics(metrics_data)
-        if self._delivery.is_past_deadline:
-            result = MetricExportResult.FAILURE
-        else:
-            result = self._exporter.export(metrics_data, timeout_millis, **kwargs)
+        late = self._delivery.is_past_deadline
+        result = None if late else self._exporter.export(metrics_data, timeout_millis, **kwargs)
         success = result is MetricExportResult.SUCCESS
         self._delivery.taken = number if success else 0
         self._delivery.lost = 0 if success else number
-        return result
+        return MetricExportResult.SUCCESS if success else MetricExportResult.FAILURE
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Nothing is held here."""
@@ -119,6 +115,4 @@ class QuietExporters(logging.Handler):
 
 
 def _count_metrics(data: MetricsData) -> int:
-    return sum(
-        len(scope.metrics) for resource in data.resource_metrics for scope in resource.scope_metrics
-    )
+    return sum(len(scope.metrics) for resource in data.resource_metrics for scope in resource.scope_metrics)

@@ -61,7 +61,9 @@ def _sequences(config: RunConfig) -> list[Sequence]:
     return [
         Sequence(
             slot=slot,
-            prompt=[chooser.randrange(config.model.vocab_size) for _ in range(3 + slot % (LONGEST_PROMPT - 2))],
+            prompt=[
+                chooser.randrange(config.model.vocab_size) for _ in range(3 + slot % (LONGEST_PROMPT - 2))
+            ],
             arrives_at_step=2 * slot,
         )
         for slot in range(config.num_sequences)

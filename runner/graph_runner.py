@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,7 +90,9 @@ class GraphRunner:
         capture = self._capture_full if mode is CudaGraphMode.FULL else self._capture_pieces
         for size in progress(sorted(self._sizes, reverse=True), f"capturing {mode.value} graphs"):
             try:
-                self._model(self._inputs.first(size), self._cache)  # warm-up: kernels load, libraries allocate
+                self._model(
+                    self._inputs.first(size), self._cache
+                )  # warm-up: kernels load, libraries allocate
                 capture(size, size if is_decode else None)
             except Exception as error:
                 if _is_out_of_memory(error):
@@ -115,22 +118,17 @@ class GraphRunner:
             self._full[size] = self._captured(lambda: self._model(self._inputs.first(size), self._cache))
 
     def _capture_pieces(self, size: int, batch_size: int | None) -> None:
-        inputs = self._inputs.first(size)
+        inputs, attended = self._inputs.first(size), self._attended[:size]
         pieces: list[CapturedPiece] = []
         for index in range(self._model.num_pieces):
-            residual = pieces[-1].output.residual if pieces else None
-            attended = self._attended[:size] if pieces else None
+            before = (attended, pieces[-1].output.residual) if pieces else (None, None)
             with batch_descriptor(
                 f"PIECEWISE num_tokens={size} piece={index}",
                 runtime_mode="PIECEWISE",
                 num_tokens=size,
                 batch_size=batch_size,
             ):
-                pieces.append(
-                    self._captured(
-                        lambda i=index, a=attended, r=residual: self._model.piece(i, inputs, a, r)
-                    )
-                )
+                pieces.append(self._captured(partial(self._model.piece, index, inputs, *before)))
         self._pieces[size] = pieces
 
     def _captured(self, body: Callable[[], Any]) -> CapturedPiece:

@@ -44,16 +44,20 @@ class TokenBatch:
 
     def first(self, num_tokens: int) -> TokenBatch:
         """Return the first rows, in the same memory."""
-        return TokenBatch(
-            self.token_ids[:num_tokens], self.positions[:num_tokens], self.slots[:num_tokens]
-        )
+        return TokenBatch(self.token_ids[:num_tokens], self.positions[:num_tokens], self.slots[:num_tokens])
 
 
 class KVCache:
     """Keys and values of all sequences; the last row belongs to padding and is never read back."""
 
     def __init__(self, config: ModelConfig, num_sequences: int, device: torch.device) -> None:
-        shape = (config.num_layers, num_sequences + 1, config.max_model_len, config.num_kv_heads, config.head_dim)
+        shape = (
+            config.num_layers,
+            num_sequences + 1,
+            config.max_model_len,
+            config.num_kv_heads,
+            config.head_dim,
+        )
         self.keys = torch.zeros(shape, device=device)
         self.values = torch.zeros(shape, device=device)
 
@@ -134,7 +138,9 @@ class Transformer(nn.Module):
         """Stretches of computation without attention."""
         return self.config.num_layers + 1
 
-    def piece(self, index: int, batch: TokenBatch, attended: Tensor | None, residual: Tensor | None) -> Piece | Tensor:
+    def piece(
+        self, index: int, batch: TokenBatch, attended: Tensor | None, residual: Tensor | None
+    ) -> Piece | Tensor:
         """Run one piece: the end of layer `index - 1` and the beginning of layer `index`.
 
         Args:

@@ -93,4 +93,4 @@ def _static_inputs(max_batch: int, padding_slot: int, device: torch.device) -> T
 
 
 def _most_likely(logits: Tensor) -> list[int]:
-    return logits.argmax(-1).tolist()  # type: ignore[no-any-return]
+    return logits.argmax(-1).tolist()

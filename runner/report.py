@@ -90,7 +90,9 @@ def arrival_mistake(received: Received, triggers: int, graphs: int) -> str | Non
         "captures": _total(metrics, semconv.METRIC_CAPTURES),
     }
     expected = (triggers, graphs, triggers, graphs)
-    wrong = [f"{n:g} {what}, not {e}" for (what, n), e in zip(arrived.items(), expected, strict=True) if n != e]
+    wrong = [
+        f"{n:g} {what}, not {e}" for (what, n), e in zip(arrived.items(), expected, strict=True) if n != e
+    ]
     return "; ".join(wrong) or None
 
 

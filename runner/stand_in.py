@@ -48,11 +48,11 @@ class StandInError(RuntimeError):
     """Raised where CUDA would refuse."""
 
 
-class StreamCaptureUnsupported(StandInError):
+class StreamCaptureUnsupported(StandInError):  # noqa: N818  CUDA's name for it
     """The body waits for the device (``cudaErrorStreamCaptureUnsupported``)."""
 
 
-class StreamCaptureInvalidated(StandInError):
+class StreamCaptureInvalidated(StandInError):  # noqa: N818  CUDA's name for it
     """The capture was invalidated by an earlier error (``cudaErrorStreamCaptureInvalidated``)."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ from runner.delivery import CountingMetricExporter, CountingSpanExporter, Delive
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from runner.otlp_settings import OtlpSettings, Target
 
@@ -53,7 +56,7 @@ class RunnerTelemetry:
         """What the exporters said last of a failed delivery."""
         return self._quiet.reason
 
-    def __enter__(self) -> RunnerTelemetry:
+    def __enter__(self) -> Self:
         if self.is_off:
             return self
         if self._settings.uses_receiver:
@@ -125,11 +128,11 @@ class RunnerTelemetry:
 
 def _exporter_class(target: Target) -> Any:
     """Import only what is used: each exporter brings a client library of its own."""
-    if target.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc import metric_exporter, trace_exporter  # noqa: PLC0415
-    else:
-        from opentelemetry.exporter.otlp.proto.http import metric_exporter, trace_exporter  # noqa: PLC0415
-    return trace_exporter.OTLPSpanExporter if target.signal == "traces" else metric_exporter.OTLPMetricExporter
+    transport = "grpc" if target.protocol == "grpc" else "http"
+    package = f"opentelemetry.exporter.otlp.proto.{transport}"
+    if target.signal == "traces":
+        return importlib.import_module(f"{package}.trace_exporter").OTLPSpanExporter
+    return importlib.import_module(f"{package}.metric_exporter").OTLPMetricExporter
 
 
 def _resource() -> Resource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -13,6 +14,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_cudagraph import Config, CudaGraphInstrumentor
 from otel_cudagraph.testing import Metric, OtlpReceiver, Received, Span
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 TRIGGER = "cuda.graph.capture_trigger"
 CAPTURE = "cuda.graph.capture"
@@ -26,7 +30,7 @@ class Pipeline:
         self._receiver = OtlpReceiver()
         self.instrumentor = CudaGraphInstrumentor()
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> Self:
         self._receiver.__enter__()
         endpoint = self._receiver.grpc_endpoint
         self.tracer_provider = TracerProvider(shutdown_on_exit=False)

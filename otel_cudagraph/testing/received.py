@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Attributes: TypeAlias = dict[str, Any]
 
 _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
-"""Fields that OTLP/JSON writes as hex where protobuf's JSON writes base64 (OTLP specification, JSON encoding)."""
+"""Fields that OTLP/JSON writes as hex where protobuf's JSON writes base64 (OTLP, JSON encoding)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class Received:
         """Return the spans, oldest start first, of one name or all."""
         spans = [span for data in self.traces for span in _spans(data)]
         return sorted(
-            (span for span in spans if name in (None, span.name)), key=lambda span: (span.start_ns, -span.end_ns)
+            (span for span in spans if name in (None, span.name)),
+            key=lambda span: (span.start_ns, -span.end_ns),
         )
 
     def children(self, parent: Span) -> list[Span]:
@@ -114,7 +115,7 @@ class Received:
 
     def to_json_lines(self) -> str:
         """Return OTLP/JSON, one export request a line, as the collector's file exporter writes it."""
-        messages = [*self.traces, *self.metrics_data]
+        messages: list[TracesData | MetricsData] = [*self.traces, *self.metrics_data]
         return "".join(json.dumps(_to_otlp_json(message)) + "\n" for message in messages)
 
     @classmethod
@@ -219,4 +220,6 @@ def _convert_ids(node: Any, convert: Callable[[str], str]) -> Any:
     if not isinstance(node, dict):
         return node
     items: Mapping[str, Any] = node
-    return {key: convert(value) if key in _IDS else _convert_ids(value, convert) for key, value in items.items()}
+    return {
+        key: convert(value) if key in _IDS else _convert_ids(value, convert) for key, value in items.items()
+    }

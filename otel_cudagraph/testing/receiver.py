@@ -11,7 +11,7 @@ import threading
 import zlib
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_service
@@ -28,9 +28,18 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from google.protobuf.message import Message
+    from typing_extensions import Self
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 """Bytes of one export request; gRPC's own limit of 4 MiB is less than 2,048 spans with stack traces."""
+
+
+_DECODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+    "identity": bytes,
+}
+"""By ``Content-Encoding``."""
 
 
 class OtlpReceiver:
@@ -73,7 +82,7 @@ class OtlpReceiver:
         """``OTEL_EXPORTER_OTLP_ENDPOINT`` for ``OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf``."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
-    def __enter__(self) -> OtlpReceiver:
+    def __enter__(self) -> Self:
         self._grpc.start()
         self._http_thread.start()
         return self
@@ -106,7 +115,7 @@ def _metadata(context: grpc.ServicerContext) -> dict[str, str]:
     return {str(key).lower(): str(value) for key, value in context.invocation_metadata()}
 
 
-class _TraceService(trace_grpc.TraceServiceServicer):
+class _TraceService(trace_grpc.TraceServiceServicer):  # type: ignore[misc]  # generated, untyped
     def __init__(self, receiver: OtlpReceiver) -> None:
         self._receiver = receiver
 
@@ -115,7 +124,7 @@ class _TraceService(trace_grpc.TraceServiceServicer):
         return trace_service.ExportTraceServiceResponse()
 
 
-class _MetricsService(metrics_grpc.MetricsServiceServicer):
+class _MetricsService(metrics_grpc.MetricsServiceServicer):  # type: ignore[misc]  # likewise
     def __init__(self, receiver: OtlpReceiver) -> None:
         self._receiver = receiver
 
@@ -137,12 +146,12 @@ class _HttpHandler(BaseHTTPRequestHandler):
 
     server: _HttpServer
     protocol_version = "HTTP/1.1"
-    _requests = {
+    _requests: ClassVar[dict[str, Any]] = {
         "/v1/traces": trace_service.ExportTraceServiceRequest,
         "/v1/metrics": metrics_service.ExportMetricsServiceRequest,
     }
 
-    def do_POST(self) -> None:  # noqa: N802  http.server's name for it
+    def do_POST(self) -> None:
         """Take one export request."""
         request_type = self._requests.get(self.path)
         if request_type is None:
@@ -162,8 +171,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         encoding = self.headers.get("Content-Encoding", "identity")
-        decode = {"gzip": gzip.decompress, "deflate": zlib.decompress, "identity": bytes}[encoding]
-        return decode(body)
+        return _DECODERS[encoding](body)
 
     def _respond(self, status: int, body: bytes) -> None:
         self.send_response(status)

@@ -44,10 +44,13 @@ def waterfall(received: Received, max_children: int = 200) -> list[Line]:
 
 def format_duration(seconds: float) -> str:
     """Return a duration with three digits that matter and a unit that fits."""
-    for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
-        if seconds < limit:
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"  # noqa: PLR2004
-    return f"{seconds:.2f} s"
+    value, unit = next(
+        (seconds * factor, unit)
+        for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (float("inf"), 1.0, "s"))
+        if seconds < limit
+    )
+    decimals = max(0, 2 - len(str(int(value))) + 1) if value else 0
+    return f"{value:.{decimals}f} {unit}"
 
 
 def _tree(

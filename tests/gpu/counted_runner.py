@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from runner.__main__ import main  # noqa: E402
+from runner.__main__ import main
 
 
 def _count_ends(counts: dict[str, int]) -> None:
@@ -34,6 +34,8 @@ if __name__ == "__main__":
     _count_ends(counts)
     code = main(sys.argv[2:])
     Path(sys.argv[1]).write_text(
-        json.dumps({**counts, "exit_code": code, "gpu": torch.cuda.get_device_name(), "torch": torch.__version__})
+        json.dumps(
+            {**counts, "exit_code": code, "gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+        )
     )
     sys.exit(code)

@@ -29,7 +29,16 @@ def test_twelve_layers_and_one_size(
     folder = record_dir or tmp_path
     counts, arrived = folder / f"anchor_{mode}.json", folder / f"anchor_{mode}.jsonl"
     command = [sys.executable, "tests/gpu/counted_runner.py", str(counts), "--device", "cuda"]
-    command += ["--num-layers", "12", "--capture-sizes", "1", "--cudagraph-mode", mode, "--otlp-json", str(arrived)]
+    command += [
+        "--num-layers",
+        "12",
+        "--capture-sizes",
+        "1",
+        "--cudagraph-mode",
+        mode,
+        "--otlp-json",
+        str(arrived),
+    ]
 
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
@@ -42,7 +51,17 @@ def test_twelve_layers_and_one_size(
 
 
 def test_padded_batches_of_several_sizes_give_the_same_tokens() -> None:
-    command = [sys.executable, "-m", "runner", "--device", "cuda", "--model", "small", "--capture-sizes", "1,2,4,8,16"]
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "--device",
+        "cuda",
+        "--model",
+        "small",
+        "--capture-sizes",
+        "1,2,4,8,16",
+    ]
 
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 

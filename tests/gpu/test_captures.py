@@ -48,7 +48,7 @@ def test_python_error_in_the_body(pipeline: Pipeline) -> None:
 
 
 def test_synchronising_call_in_the_body(pipeline: Pipeline) -> None:
-    with pytest.raises(torch.AcceleratorError, match="StreamCaptureInvalidated|capture"):
+    with pytest.raises(torch.AcceleratorError, match="capture"):
         capture(lambda x: x.sum().item() if torch.cuda.is_current_stream_capturing() else x)
 
     assert_next_capture_works()
@@ -64,7 +64,7 @@ def test_out_of_memory_in_the_body(pipeline: Pipeline) -> None:
     def body(x):  # type: ignore[no-untyped-def]
         return torch.empty(1 << 50, device="cuda")
 
-    with capture_trigger(engine="test"), pytest.raises(Exception):  # noqa: B017, PT011, PT012  which one differs by version
+    with capture_trigger(engine="test"), pytest.raises(Exception):  # noqa: B017, PT011  which one differs by version
         capture(body)
 
     assert_next_capture_works()
@@ -76,7 +76,7 @@ def test_out_of_memory_in_the_body(pipeline: Pipeline) -> None:
 
 
 def test_trigger_that_fails_has_the_root_cause(pipeline: Pipeline) -> None:
-    with pytest.raises(torch.AcceleratorError), capture_trigger(engine="test"):  # noqa: PT012
+    with pytest.raises(torch.AcceleratorError), capture_trigger(engine="test"):
         capture(lambda x: x.sum().item() if torch.cuda.is_current_stream_capturing() else x)
 
     (trigger,) = pipeline.triggers()
@@ -146,7 +146,7 @@ def test_captures_in_two_threads_that_the_trigger_started(pipeline: Pipeline) ->
         try:
             with batch_descriptor(key):
                 capture()
-        except BaseException as error:  # noqa: BLE001  reported by the test
+        except BaseException as error:
             errors.append(error)
 
     with capture_trigger(engine="test", runtime_mode="FULL"):
