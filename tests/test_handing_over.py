@@ -1,0 +1,249 @@
+"""When facts become spans: not while anybody captures, and never lost in an orderly end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from otel_cudagraph import Config, CudaGraphInstrumentor, capture_trigger
+from otel_cudagraph.testing import OtlpReceiver
+from tests.conftest import StandIn
+from tests.pipeline import CAPTURE, TRIGGER, Pipeline
+
+ROOT = Path(__file__).parents[1]
+
+PROGRAM = """
+import sys
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from otel_cudagraph import CudaGraphInstrumentor, capture_trigger, register_graph_family
+from runner import stand_in
+
+register_graph_family(stand_in.FAMILY)
+CudaGraphInstrumentor().instrument()
+tracer_provider = TracerProvider()
+tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+trace.set_tracer_provider(tracer_provider)
+metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
+
+def capture():
+    graph = stand_in.StandInGraph()
+    with stand_in.graph(graph):
+        pass
+    return graph
+
+"""
+
+
+def run_to_its_end(ending: str) -> tuple[subprocess.CompletedProcess[str], OtlpReceiver]:
+    """Run a program that instruments before it sets up its providers; return what arrived."""
+    with OtlpReceiver() as receiver:
+        run = subprocess.run(
+            [sys.executable, "-c", PROGRAM + textwrap.dedent(ending)],
+            cwd=ROOT,
+            env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc_endpoint},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    return run, receiver
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("", 0),
+        ("sys.exit(3)", 3),
+        ("raise RuntimeError('unhandled')", 1),
+        ("raise KeyboardInterrupt", -2),
+    ],
+    ids=["end", "exit", "unhandled exception", "Ctrl-C"],
+)
+def test_an_orderly_end_loses_nothing(ending: str, code: int) -> None:
+    """Captures outside a trigger and a trigger right before the end, the default of 5 s not reached."""
+    run, receiver = run_to_its_end(
+        f"""
+        kept = [capture(), capture()]
+        with capture_trigger(engine="mine"):
+            kept.append(capture())
+        {ending}
+        """
+    )
+
+    assert run.returncode == code, run.stderr
+    received = receiver.received
+    assert len(received.spans(CAPTURE)) == 3
+    assert len(received.spans(TRIGGER)) == 1
+    assert received.metrics()["cuda.graph.captures"].total() == 3
+    assert received.metrics()["cuda.graph.capture.duration"].total() == 3
+
+
+def test_a_trigger_that_fails_the_program_loses_nothing() -> None:
+    run, receiver = run_to_its_end(
+        """
+        with capture_trigger(engine="mine"):
+            capture()
+            raise MemoryError("no more")
+        """
+    )
+
+    assert run.returncode == 1
+    assert "MemoryError: no more" in run.stderr
+    (trigger,) = receiver.received.spans(TRIGGER)
+    assert trigger.attributes["error.type"] == "MemoryError"
+    assert len(receiver.received.spans(CAPTURE)) == 1
+
+
+def test_a_forked_child_starts_from_zero() -> None:
+    run, receiver = run_to_its_end(
+        """
+        import os
+        kept = capture()
+        with capture_trigger(engine="parent"):
+            capture()
+            pid = os.fork()
+            if pid == 0:
+                trace.get_tracer_provider().resource  # inherited, as vLLM's engine core does
+                with capture_trigger(engine="child"):
+                    capture()
+                CudaGraphInstrumentor().force_flush()
+                os._exit(0)
+            os.waitpid(pid, 0)
+        """
+    )
+
+    assert run.returncode == 0, run.stderr
+    engines = sorted(span.attributes["cuda.graph.engine"] for span in receiver.received.spans(TRIGGER))
+    assert engines == ["child", "parent"]
+    assert len(receiver.received.spans(CAPTURE)) == 3
+    childs = [
+        span for span in receiver.received.spans(CAPTURE) if span.attributes["cuda.graph.engine"] == "child"
+    ]
+    assert len(childs) == 1
+
+
+class Watching(SpanProcessor):
+    """Notes what is under way whenever a capture's span is made."""
+
+    def __init__(self) -> None:
+        self.capturing = False
+        self.seen: list[tuple[str, bool, str]] = []
+        self.made = threading.Event()
+
+    def on_start(self, span, parent_context=None) -> None:
+        self.seen.append((span.name, self.capturing, threading.current_thread().name))
+        if span.name == CAPTURE:
+            self.made.set()
+
+
+@pytest.fixture
+def watching(stand_in: StandIn):
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = Watching()
+    provider.add_span_processor(processor)
+    CudaGraphInstrumentor().instrument(tracer_provider=provider)
+    yield processor
+    CudaGraphInstrumentor().uninstrument()
+
+
+def test_no_span_is_made_while_a_trigger_is_open(watching: Watching, stand_in: StandIn) -> None:
+    with capture_trigger(engine="mine"):
+        watching.capturing = True
+        kept = [stand_in.capture() for _ in range(20)]
+        assert not watching.made.wait(0.3)
+        watching.capturing = False
+
+    assert watching.made.wait(10)
+    CudaGraphInstrumentor().force_flush()
+    names = [name for name, _, _ in watching.seen]
+    assert names == [TRIGGER] + [CAPTURE] * 20
+    assert not any(capturing for _, capturing, _ in watching.seen)
+    del kept
+
+
+def test_spans_outside_a_trigger_are_made_on_another_thread(watching: Watching, stand_in: StandIn) -> None:
+    stand_in.capture()
+
+    assert watching.made.wait(10)
+    ((name, _, thread),) = watching.seen
+    assert (name, thread) == (CAPTURE, "otel-cudagraph-outbox")
+
+
+def test_a_capture_under_way_holds_back_the_spans_of_others(watching: Watching, stand_in: StandIn) -> None:
+    graph = stand_in.graph()
+    open_now = stand_in.graph()
+    graph.capture_begin()
+    graph.capture_end()
+    open_now.capture_begin()
+    assert not watching.made.wait(0.3)
+    open_now.capture_end()
+
+    assert watching.made.wait(10)
+
+
+def test_more_spans_than_the_sdk_s_queue_holds(pipeline: Pipeline, stand_in: StandIn) -> None:
+    """2,500 graphs in one trigger, through the SDK's own defaults (a queue of 2,048)."""
+    with capture_trigger(engine="mine"):
+        for _ in range(2500):
+            graph = stand_in.graph()
+            graph.capture_begin()
+            graph.capture_end()
+    deadline = time.monotonic() + 60
+    while len(pipeline.received.spans(TRIGGER)) < 1 and time.monotonic() < deadline:
+        pipeline.tracer_provider.force_flush()
+        time.sleep(0.05)
+
+    (trigger,) = pipeline.triggers()
+    assert trigger.attributes["cuda.graph.captured"] == 2500
+    assert len(pipeline.captures()) == 2500
+    assert pipeline.total("cuda.graph.captures") == 2500
+
+
+def test_what_waits_is_bounded(stand_in: StandIn, caplog) -> None:
+    with Pipeline(Config(max_pending=10)) as pipeline:
+        with capture_trigger(engine="mine"):
+            kept = [stand_in.capture() for _ in range(30)]
+
+        (trigger,) = pipeline.triggers()
+        assert trigger.attributes["cuda.graph.captured"] == 30
+        assert len(pipeline.captures()) == 9
+        assert pipeline.total("cuda.graph.captures") == 30
+    assert caplog.text.count("OTEL_PYTHON_CUDAGRAPH_MAX_PENDING") == 1
+    del kept
+
+
+def test_uninstrument_hands_over_what_was_recorded(stand_in: StandIn) -> None:
+    with Pipeline() as pipeline:
+        stand_in.capture()
+        pipeline.instrumentor.uninstrument()
+        pipeline.tracer_provider.force_flush()
+
+        assert len(pipeline.received.spans(CAPTURE)) == 1
+
+
+def test_a_span_can_be_read_back_from_otlp_json(pipeline: Pipeline, stand_in: StandIn) -> None:
+    from otel_cudagraph.testing import Received
+
+    stand_in.capture()
+    pipeline.metrics()
+
+    text = pipeline.received.to_json_lines()
+    again = Received.from_json_lines(text)
+    assert again.spans() == pipeline.received.spans()
+    assert again.metrics() == pipeline.received.metrics()
+    span = json.loads(text.splitlines()[0])["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
+    assert span["traceId"] == pipeline.received.spans()[0].trace_id
