@@ -9,8 +9,8 @@ recorder outside ``capture_begin`` … ``capture_end``.
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from otel_cudagraph.clock import Anchor, now_ns
 from otel_cudagraph.semconv import ERROR_ABANDONED, Phase, Purpose
@@ -23,8 +23,7 @@ _MAX_TEXT = 16_384
 """Characters of a message or stack trace that are kept; the end says most."""
 
 
-@dataclass(frozen=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """What an engine knows about the graph that it is about to capture; None is unknown."""
 
     engine: str | None = None
@@ -37,8 +36,8 @@ class Descriptor:
 
     def over(self, other: Descriptor) -> Descriptor:
         """Return `other` with every field that is known here taken from here."""
-        known = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(other, **known)
+        pairs = zip(self, other, strict=True)
+        return Descriptor._make(theirs if mine is None else mine for mine, theirs in pairs)
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,8 @@ class Trigger:
 
     descriptor: Descriptor
     simulated: bool
-    span: Span
+    span: Span | None
+    """None where a sampler or processor raised: the trigger counts all the same."""
     context: Context
     """The context in which the trigger's span is the current one."""
     started_ns: int

@@ -53,3 +53,8 @@ def add_family(family: GraphFamily) -> bool:
         raise ValueError(f"another graph family is registered as {family.name!r}: choose another name")
     _TABLE.append(family)
     return True
+
+
+def remove_family(family: GraphFamily) -> None:
+    """Take a row out of the table."""
+    _TABLE.remove(family)

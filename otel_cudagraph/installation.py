@@ -18,7 +18,7 @@ from opentelemetry import metrics
 from otel_cudagraph._guard import guarded
 from otel_cudagraph._patching import PatchSet
 from otel_cudagraph.choke_point import patch_family
-from otel_cudagraph.families import GraphFamily, add_family, families
+from otel_cudagraph.families import GraphFamily, add_family, families, remove_family
 from otel_cudagraph.ledger import Ledger
 from otel_cudagraph.outbox import Outbox
 from otel_cudagraph.recaptures import CapturedKeys
@@ -150,11 +150,16 @@ def register_graph_family(family: GraphFamily) -> None:
         ValueError: another family of that name is registered.
         AttributeError: the module is imported and lacks one of the classes.
     """
-    if add_family(family) and _active is not None:
-        if family.module in sys.modules:
-            _active.patch(family)
-        else:
-            _patch_when_imported(family)
+    if not add_family(family) or _active is None:
+        return
+    if family.module not in sys.modules:
+        _patch_when_imported(family)
+        return
+    try:
+        _active.patch(family)
+    except BaseException:
+        remove_family(family)
+        raise
 
 
 def open_trigger(descriptor: Descriptor, function: str, *, simulated: bool) -> OpenedTrigger | None:
@@ -193,6 +198,7 @@ def _patch_when_imported(family: GraphFamily) -> None:
         wrapt.register_post_import_hook(lambda _: _imported(family), family.module)
 
 
+@guarded
 def _imported(family: GraphFamily) -> None:
     _awaited.discard(family)
     if _active is None:

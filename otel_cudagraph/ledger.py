@@ -81,10 +81,11 @@ class Ledger:
                 return None
             return tracked.finished()
 
-    def close_capture(self, graph: object) -> None:
-        """Note that no capture is open on `graph` any more, however it ended."""
+    def close_capture(self, graph: object, capture: OpenCapture) -> None:
+        """Note that `capture` is no longer open on `graph`, however it ended."""
         with self._lock:
-            if tracked := self._registry.find(graph):
+            tracked = self._registry.find(graph)
+            if tracked is not None and tracked.open_capture is capture:
                 tracked.open_capture = None
 
     def captured(self, graph: object, capture: Capture, *, count_replays: bool) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -25,7 +24,7 @@ from otel_cudagraph.scope import batch_descriptor, global_rank
 from otel_cudagraph.semconv import ENGINE, ENGINE_TORCH, PURPOSE, SIMULATED, Phase, Purpose
 
 if TYPE_CHECKING:
-    from otel_cudagraph.facts import Trigger
+    from otel_cudagraph.facts import Device, Trigger
     from otel_cudagraph.families import GraphFamily
     from otel_cudagraph.ledger import Ledger
     from otel_cudagraph.outbox import Outbox
@@ -129,7 +128,7 @@ class CaptureRecorder:
         fact = capture.fact
         capture.graph = weakref.ref(graph)
         capture.handled_at_begin = id(sys.exc_info()[1])
-        fact.device = self._devices.current(family, may_query=not self._recording)
+        fact.device = self._current_device(family)
         fact.pool_id = _pool_id(pool)
         fact.descriptor = self._with_recapture(fact, graph)
         fact.record_started_ns = now_ns()
@@ -234,17 +233,21 @@ class CaptureRecorder:
         )
         return OpenCapture(fact, in_context=in_context)
 
+    @guarded
+    def _current_device(self, family: GraphFamily) -> Device | None:
+        return self._devices.current(family, may_query=not self._recording)
+
     def _with_recapture(self, fact: Capture, graph: object) -> Descriptor:
         if batch_descriptor.get().phase is not None:
             return fact.descriptor
         if self._ledger.captured_before(graph) or fact in self._captured_keys:
-            return replace(fact.descriptor, phase=Phase.RECAPTURE)
+            return fact.descriptor._replace(phase=Phase.RECAPTURE)
         return fact.descriptor
 
     def _leave(self, capture: OpenCapture) -> None:
         self._recording.discard(capture)
         if (graph := _graph_of(capture)) is not None:
-            self._ledger.close_capture(graph)
+            self._ledger.close_capture(graph, capture)
 
     def _finish(self, capture: OpenCapture, error: BaseException | None) -> None:
         fact = capture.fact
@@ -283,7 +286,7 @@ def _inherited(trigger: Trigger | None) -> Descriptor:
     if trigger is None:
         return Descriptor(engine=ENGINE_TORCH, purpose=Purpose.SERVING, phase=Phase.RUNTIME)
     mode = trigger.descriptor.runtime_mode
-    return replace(trigger.descriptor, runtime_mode=mode if mode in _MODES_OF_A_GRAPH else None)
+    return trigger.descriptor._replace(runtime_mode=mode if mode in _MODES_OF_A_GRAPH else None)
 
 
 def _parent_context(trigger: Trigger | None) -> otel_context.Context:

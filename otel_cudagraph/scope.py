@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 
+from otel_cudagraph._guard import guarded
 from otel_cudagraph.config import environment_rank
 from otel_cudagraph.facts import Descriptor
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _TRIGGER_KEY = otel_context.create_key("otel_cudagraph.trigger")
 
-batch_descriptor: ContextVar[Descriptor] = ContextVar("otel_cudagraph_batch_descriptor", default=Descriptor())  # noqa: B039  it is frozen
+batch_descriptor: ContextVar[Descriptor] = ContextVar("otel_cudagraph_batch_descriptor", default=Descriptor())  # noqa: B039  a tuple
 """What the engine said of the captures made by the current code."""
 
 
@@ -73,6 +74,7 @@ class OpenTriggers:
         return next((trigger for trigger in reversed(self._open) if thread not in trigger.threads), None)
 
 
+@guarded
 def global_rank() -> int | None:
     """Return the rank in `torch.distributed`, or ``RANK``, or None. Imports nothing."""
     distributed = sys.modules.get("torch.distributed")

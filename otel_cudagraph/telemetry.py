@@ -81,35 +81,33 @@ class Telemetry:
         return _flush(self._tracer_provider or trace.get_tracer_provider(), timeout_millis)
 
     def _emit_capture(self, capture: Capture) -> None:
-        span = self._tracer.start_span(
-            semconv.SPAN_CAPTURE,
-            context=capture.parent,
-            attributes=capture_attributes(capture),
-            start_time=capture.anchor.to_unix_ns(capture.started_ns),
-        )
-        finished = capture.anchor.to_unix_ns(capture.finished_ns or capture.started_ns)
-        _set_outcome(span, finished, capture.failure, capture.surfaced)
-        self._capture_duration.record(
-            seconds(capture.duration_ns),
-            _with_error(capture_series(capture), capture.failure),
-            context=trace.set_span_in_context(span, capture.parent),
-        )
-        span.end(finished)
+        context = capture.parent
+        try:
+            span = self._tracer.start_span(
+                semconv.SPAN_CAPTURE,
+                context=capture.parent,
+                attributes=capture_attributes(capture),
+                start_time=capture.anchor.to_unix_ns(capture.started_ns),
+            )
+            context = trace.set_span_in_context(span, capture.parent)
+            finished = capture.anchor.to_unix_ns(capture.finished_ns or capture.started_ns)
+            _end(span, finished, capture.failure, capture.surfaced)
+        finally:  # a sampler or processor that raises takes no point from the histogram
+            attributes = _with_error(capture_series(capture), capture.failure)
+            self._capture_duration.record(seconds(capture.duration_ns), attributes, context=context)
 
     def _emit_trigger(self, trigger: Trigger) -> None:
-        span = trigger.span
-        span.set_attributes(trigger_end_attributes(trigger))
-        finished = trigger.anchor.to_unix_ns(trigger.finished_ns or trigger.started_ns)
-        _set_outcome(span, finished, trigger.failure)
-        self._trigger_duration.record(
-            seconds(trigger.duration_ns),
-            _with_error(trigger_series(trigger), trigger.failure),
-            context=trigger.context,
-        )
-        span.end(finished)
-        # Trigger and captures refer to each other; engines that freeze the
-        # garbage collector around captures would keep such a cycle for good.
-        trigger.captures = []
+        try:
+            if trigger.span is not None:
+                trigger.span.set_attributes(trigger_end_attributes(trigger))
+                finished = trigger.anchor.to_unix_ns(trigger.finished_ns or trigger.started_ns)
+                _end(trigger.span, finished, trigger.failure)
+        finally:
+            attributes = _with_error(trigger_series(trigger), trigger.failure)
+            self._trigger_duration.record(seconds(trigger.duration_ns), attributes, context=trigger.context)
+            # Trigger and captures refer to each other; engines that freeze the
+            # garbage collector around captures would keep such a cycle for good.
+            trigger.captures = []
 
 
 def _observe_ledger(meter: Meter, ledger: Ledger) -> None:
@@ -150,8 +148,8 @@ def _observe_ledger(meter: Meter, ledger: Ledger) -> None:
     )
 
 
-def _set_outcome(span: Span, finished: int, *failures: Failure | None) -> None:
-    """Mark a span as failed: the root cause first, then what the host saw."""
+def _end(span: Span, finished: int, *failures: Failure | None) -> None:
+    """End a span; where it failed, with the root cause first, then what the host saw."""
     seen = [failure for failure in failures if failure is not None]
     for failure in seen:
         attributes = {
@@ -162,6 +160,7 @@ def _set_outcome(span: Span, finished: int, *failures: Failure | None) -> None:
         span.add_event(semconv.EVENT_EXCEPTION, attributes, timestamp=finished)
     if seen:
         span.set_status(Status(StatusCode.ERROR, f"{seen[0].type}: {seen[0].message}"))
+    span.end(finished)
 
 
 def _with_error(series: Series, failure: Failure | None) -> Attributes:

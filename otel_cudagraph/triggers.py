@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from opentelemetry.context import Context
+    from opentelemetry.trace import Span
 
+    from otel_cudagraph.attributes import Attributes
     from otel_cudagraph.facts import Descriptor
     from otel_cudagraph.ledger import Ledger
     from otel_cudagraph.outbox import Outbox
@@ -57,16 +59,13 @@ class TriggerRecorder:
             return None
         anchor, rank = Anchor(), global_rank()
         parent = _parent_context()
-        span = self._telemetry.start_trigger_span(
-            parent,
-            anchor.unix_ns,
-            trigger_start_attributes(descriptor, function, rank, simulated=simulated),
-        )
+        attributes = trigger_start_attributes(descriptor, function, rank, simulated=simulated)
+        span = self._start_span(parent, anchor.unix_ns, attributes)
         trigger = Trigger(
             descriptor=descriptor,
             simulated=simulated,
             span=span,
-            context=trace.set_span_in_context(span, parent),
+            context=parent if span is None else trace.set_span_in_context(span, parent),
             started_ns=anchor.monotonic_ns,
             anchor=anchor,
             threads=running_threads(),
@@ -89,6 +88,10 @@ class TriggerRecorder:
         self._ledger.trigger_ended(trigger)
         self._captured_keys.remember(trigger.captures)
         self._outbox.put(*trigger.captures, trigger)
+
+    @guarded
+    def _start_span(self, parent: Context, start_unix_ns: int, attributes: Attributes) -> Span:
+        return self._telemetry.start_trigger_span(parent, start_unix_ns, attributes)
 
 
 def _parent_context() -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -97,8 +98,11 @@ class CountingMetricExporter(MetricExporter):
         self._exporter.shutdown(timeout_millis, **kwargs)
 
 
+_RETRY = re.compile(r"^Transient error |,? retrying in [0-9.]+s\.?")
+
+
 class QuietExporters(logging.Handler):
-    """Takes the exporters' log, retry by retry, and keeps the last reason."""
+    """Takes the exporters' log, retry by retry, and keeps the first reason: later ones name no cause."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -110,8 +114,8 @@ class QuietExporters(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep what is said of a failure."""
-        if record.levelno >= logging.ERROR or not self.reason:
-            self.reason = " ".join(record.getMessage().split())
+        if not self.reason:
+            self.reason = " ".join(_RETRY.sub("", record.getMessage()).split())
 
 
 def _count_metrics(data: MetricsData) -> int:

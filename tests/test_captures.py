@@ -308,6 +308,6 @@ def test_failed_capture_keeps_no_tensor_alive(pipeline: Pipeline, stand_in: Stan
 
 @pytest.mark.parametrize("field", ["purpose", "phase"])
 def test_unknown_words_are_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field}='nonsense' is not known; use one of: "):
-        with batch_descriptor(**{field: "nonsense"}):
-            pass
+    said = f"{field}='nonsense' is not known; use one of: "
+    with pytest.raises(ValueError, match=said), batch_descriptor(**{field: "nonsense"}):
+        pass

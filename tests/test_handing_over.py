@@ -31,9 +31,9 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from otel_cudagraph import CudaGraphInstrumentor, capture_trigger, register_graph_family
-from runner import stand_in
+from tests import plain_graphs
 
-register_graph_family(stand_in.FAMILY)
+register_graph_family(plain_graphs.FAMILY)
 CudaGraphInstrumentor().instrument()
 tracer_provider = TracerProvider()
 tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -41,8 +41,8 @@ trace.set_tracer_provider(tracer_provider)
 metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
 
 def capture():
-    graph = stand_in.StandInGraph()
-    with stand_in.graph(graph):
+    graph = plain_graphs.PlainGraph()
+    with plain_graphs.capture(graph):
         pass
     return graph
 
@@ -101,7 +101,7 @@ def test_a_trigger_that_fails_the_program_loses_nothing() -> None:
         """
     )
 
-    assert run.returncode == 1
+    assert run.returncode == 1, run.stderr
     assert "MemoryError: no more" in run.stderr
     (trigger,) = receiver.received.spans(TRIGGER)
     assert trigger.attributes["error.type"] == "MemoryError"

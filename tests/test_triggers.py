@@ -78,7 +78,7 @@ def test_as_decorator(pipeline: Pipeline, stand_in: StandIn) -> None:
 def test_decorator_with_nothing_to_capture(pipeline: Pipeline) -> None:
     """A skipped capture is no trigger."""
 
-    @capture_trigger(engine="mine", when=lambda sizes: bool(sizes))
+    @capture_trigger(engine="mine", when=len)
     def capture_model(sizes: list[int]) -> str:
         return "done"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from otel_cudagraph.testing.received import Received, Span
 
 _BAR_WIDTH = 24
-_LABEL_WIDTH = 50
+_MAX_LABEL_WIDTH = 72
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,15 @@ class Line:
 
     text: str
     is_error: bool = False
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A span where it stands in its tree, or a note."""
+
+    label: str
+    span: Span | None = None
+    root: Span | None = None
 
 
 def waterfall(received: Received, max_children: int = 200) -> list[Line]:
@@ -36,10 +45,9 @@ def waterfall(received: Received, max_children: int = 200) -> list[Line]:
     children: dict[str, list[Span]] = {}
     for span in spans:
         children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
-    lines: list[Line] = []
-    for root in children.get("", []):
-        lines += _tree(root, root, 0, children, max_children)
-    return lines
+    rows = [row for root in children.get("", []) for row in _tree(root, root, 0, children, max_children)]
+    width = min(_MAX_LABEL_WIDTH, max((len(row.label) for row in rows), default=0))
+    return [_line(row, width) for row in rows]
 
 
 def format_duration(seconds: float) -> str:
@@ -55,20 +63,23 @@ def format_duration(seconds: float) -> str:
 
 def _tree(
     span: Span, root: Span, depth: int, children: dict[str, list[Span]], max_children: int
-) -> Iterable[Line]:
-    yield _line(span, root, depth)
+) -> Iterable[_Row]:
+    yield _Row("  " * depth + _label(span), span, root)
     below = children.get(span.span_id, [])
     shown = [child for index, child in enumerate(below) if index < max_children or child.is_error]
     for child in shown:
         yield from _tree(child, root, depth + 1, children, max_children)
     if len(shown) < len(below):
-        yield Line("  " * (depth + 1) + f"… and {len(below) - len(shown):,} more")
+        yield _Row("  " * (depth + 1) + f"… and {len(below) - len(shown):,} more")
 
 
-def _line(span: Span, root: Span, depth: int) -> Line:
-    label = ("  " * depth + _label(span))[:_LABEL_WIDTH]
+def _line(row: _Row, width: int) -> Line:
+    span, root = row.span, row.root
+    if span is None or root is None:
+        return Line(row.label)
     status = f"ERROR {span.attributes.get(semconv.ERROR_TYPE, '')}".rstrip() if span.is_error else "ok"
-    text = f"{label:<{_LABEL_WIDTH}} {format_duration(span.duration_s):>9} |{_bar(span, root)}| {status}"
+    label = f"{row.label[:width]:<{width}}"
+    text = f"{label} {format_duration(span.duration_s):>8} |{_bar(span, root)}| {status}"
     return Line(text, span.is_error)
 
 

@@ -105,7 +105,7 @@ def test_direct_begin_and_end(pipeline: Pipeline) -> None:
     assert pipeline.total("cuda.graph.replays") == 1
 
 
-def test_direct_begin_abandoned_by_reset(pipeline: Pipeline) -> None:
+def test_direct_end_on_the_way_out_of_an_error(pipeline: Pipeline) -> None:
     x = torch.ones(8, device="cuda")
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     torch.cuda.synchronize()
