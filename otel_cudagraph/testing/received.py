@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
 from opentelemetry.proto.trace.v1.trace_pb2 import Status, TracesData
 
@@ -129,7 +129,7 @@ class Received:
         for number, line in enumerate(text.splitlines(), start=1):
             try:
                 received._add_json(json.loads(line))
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, ParseError) as error:
                 raise ValueError(f"line {number} is no OTLP/JSON: {error}") from error
         return received
 

@@ -6,12 +6,16 @@ With ``OTEL_CUDAGRAPH_RECORD=DIR`` each check also writes what arrived over OTLP
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from otel_cudagraph.testing import Received
 from tests.pipeline import Pipeline
 
 
@@ -38,11 +42,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record_dir() -> Path | None:
-    """Where fixtures are to be written, None where they are not."""
+    """Where fixtures are to be written, None where they are not; says there what machine made them."""
     folder = os.environ.get("OTEL_CUDAGRAPH_RECORD")
-    return Path(folder) if folder else None
+    if not folder:
+        return None
+    import torch
+
+    machine = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": "OTEL_CUDAGRAPH_RECORD=FOLDER make gpu-test PYTHON=python3",
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
+    return Path(folder)
+
+
+def without_paths(text: str) -> str:
+    """Return stack traces' files relative to what they were imported from."""
+    for entry in sorted({*sys.path, str(Path.cwd())}, key=len, reverse=True):
+        if len(entry) > 1:
+            text = text.replace(f"{entry}/", "")
+    return text
 
 
 @pytest.fixture
@@ -51,4 +75,7 @@ def pipeline(request: pytest.FixtureRequest, record_dir: Path | None) -> Iterato
     with Pipeline() as running:
         yield running
     if record_dir is not None:
-        (record_dir / f"{request.node.name}.jsonl").write_text(running.received.to_json_lines(), "utf-8")
+        # Cumulative metrics: the last export says all that the earlier ones said.
+        last = Received(running.received.traces, running.received.metrics_data[-1:])
+        name = request.node.name.removeprefix("test_")
+        (record_dir / f"{name}.jsonl").write_text(without_paths(last.to_json_lines()), "utf-8")
