@@ -128,14 +128,22 @@ def counting_replay(original: Method, recorder: CaptureRecorder, family: GraphFa
     if beneath is None:
         return _counting(original, recorder, family)
 
-    # Locals by way of defaults, and one attribute of the graph: each further object
-    # is a cache line that the launch has just evicted.
+    # Every bytecode costs here, since the launch before has evicted the interpreter from
+    # the caches: locals by way of defaults, one attribute, nothing kept across the launch.
+    # So the count comes first and is taken back where the launch raises.
     def replay(self: Any, _launch: Method = beneath, _count: Callable[[Any], Any] = next) -> Any:
-        result = _launch(self)
         try:
             _count(self._otel_cudagraph_replays)
         except AttributeError:  # a graph that we did not see captured
-            recorder.replayed_unseen(family, self)
+            pass
+        else:
+            try:
+                return _launch(self)
+            except BaseException:
+                recorder.replay_failed(self)
+                raise
+        result = _launch(self)
+        recorder.replayed_unseen(family, self)
         return result
 
     return replay

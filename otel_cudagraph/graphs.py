@@ -27,20 +27,25 @@ class ReplayCounter:
 
     ``next(replays)`` is one C call, so the interpreter cannot switch threads inside
     it, which it can inside ``x += 1``. An `itertools.count` cannot be read without
-    advancing it; `value` takes its own reads back out.
+    advancing it; `value` takes its own reads back out. One caller of the methods at a time.
     """
 
-    __slots__ = ("_reads", "replays")
+    __slots__ = ("_no_replays", "replays")
 
     def __init__(self) -> None:
         self.replays = itertools.count()
-        self._reads = 0
+        self._no_replays = 0
+        """Advances of `replays` that were none: reads, and replays that raised."""
 
     def value(self) -> int:
-        """Return how often `replays` was advanced by others. One reader at a time."""
-        replays = next(self.replays) - self._reads
-        self._reads += 1
+        """Return the replays so far."""
+        replays = next(self.replays) - self._no_replays
+        self._no_replays += 1
         return replays
+
+    def take_back(self) -> None:
+        """Take one replay back."""
+        self._no_replays += 1
 
 
 @dataclass(eq=False)

@@ -28,7 +28,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.active = False
-        """Whether somebody records now: an inactive ledger reports nothing and adopts nothing."""
+        """Whether somebody records now: an inactive ledger adopts nothing."""
         self.reset()
 
     def reset(self) -> None:
@@ -107,6 +107,13 @@ class Ledger:
             tracked = self._registry.track(graph)
             self._enliven(tracked, tracked.series or series, count_replays=True)
             next(tracked.counter.replays)
+
+    def replay_failed(self, graph: object) -> None:
+        """Take back a replay that was counted before it raised."""
+        with self._lock:
+            tracked = self._registry.find(graph)
+            if tracked is not None:
+                tracked.counter.take_back()
 
     def graph_reset(self, graph: object) -> OpenCapture | None:
         """Note that `graph` holds no capture any more; return the one that was still open."""

@@ -208,6 +208,11 @@ class CaptureRecorder:
             self._abandon(capture)
 
     @guarded
+    def replay_failed(self, graph: object) -> None:
+        """Take back the count of a replay that raised."""
+        self._ledger.replay_failed(graph)
+
+    @guarded
     def replayed_unseen(self, family: GraphFamily, graph: object) -> None:
         """Count a replay of a graph that was not seen captured."""
         if self.active:

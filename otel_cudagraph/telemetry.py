@@ -22,6 +22,7 @@ from otel_cudagraph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import TypeAlias
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from otel_cudagraph.attributes import Attributes, Series
     from otel_cudagraph.facts import Failure, Trigger
     from otel_cudagraph.ledger import Ledger
+
+    Counts: TypeAlias = Callable[[], Mapping[Series, int]]
 
 
 class Telemetry:
@@ -111,38 +114,40 @@ class Telemetry:
 
 
 def _observe_ledger(meter: Meter, ledger: Ledger) -> None:
-    def read(counts: Callable[[], Mapping[Series, int]], _: CallbackOptions) -> Iterable[Observation]:
-        if not ledger.active:
-            return ()
+    def always(counts: Counts, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(value, dict(series)) for series, value in counts().items()]
+
+    def while_recording(counts: Counts, options: CallbackOptions) -> Iterable[Observation]:
+        """What exists now is not known any more once nobody records; what was counted stays true."""
+        return always(counts, options) if ledger.active else ()
 
     meter.create_observable_counter(
         semconv.METRIC_CAPTURE_TRIGGERS,
-        [partial(read, ledger.triggers)],
+        [partial(always, ledger.triggers)],
         unit="{trigger}",
         description="Attempts of a model runner to capture its graphs.",
     )
     meter.create_observable_counter(
         semconv.METRIC_CAPTURES,
-        [partial(read, ledger.captures)],
+        [partial(always, ledger.captures)],
         unit="{graph}",
         description="Graphs captured successfully.",
     )
     meter.create_observable_up_down_counter(
         semconv.METRIC_CAPTURE_TRIGGER_ACTIVE,
-        [partial(read, ledger.active_triggers)],
+        [partial(while_recording, ledger.active_triggers)],
         unit="{trigger}",
         description="Capture triggers under way.",
     )
     meter.create_observable_up_down_counter(
         semconv.METRIC_COUNT,
-        [partial(read, ledger.live_graphs)],
+        [partial(while_recording, ledger.live_graphs)],
         unit="{graph}",
         description="Graphs that exist.",
     )
     meter.create_observable_counter(
         semconv.METRIC_REPLAYS,
-        [partial(read, ledger.replays)],
+        [partial(always, ledger.replays)],
         unit="{replay}",
         description="Replays of graphs.",
     )

@@ -7,14 +7,26 @@ import sys
 from otel_cudagraph import GraphFamily
 
 
-class PlainGraph:
-    """Captures nothing."""
+class Driver:
+    """Stands for the C++ class beneath."""
+
+    error: BaseException | None = None
+
+    def replay(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+class PlainGraph(Driver):
+    """Captures nothing; its `replay` is a shim as torch's own up to 2.12."""
 
     def capture_begin(self) -> None: ...
 
     def capture_end(self) -> None: ...
 
-    def replay(self) -> None: ...
+    def replay(self) -> None:
+        """Replay."""
+        super().replay()
 
     def reset(self) -> None: ...
 

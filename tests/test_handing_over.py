@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_cudagraph import Config, CudaGraphInstrumentor, capture_trigger
-from otel_cudagraph.testing import OtlpReceiver
+from otel_cudagraph.testing import OtlpReceiver, Received
 from tests.conftest import StandIn
 from tests.pipeline import CAPTURE, TRIGGER, Pipeline
 
@@ -231,13 +231,16 @@ def test_uninstrument_hands_over_what_was_recorded(stand_in: StandIn) -> None:
         stand_in.capture()
         pipeline.instrumentor.uninstrument()
         pipeline.tracer_provider.force_flush()
+        pipeline.meter_provider.force_flush()
 
         assert len(pipeline.received.spans(CAPTURE)) == 1
+        assert pipeline.received.metrics()["cuda.graph.captures"].total() == 1
+        last = Received(metrics_data=pipeline.received.metrics_data[-1:]).metrics()
+        assert "cuda.graph.captures" in last
+        assert "cuda.graph.count" not in last
 
 
 def test_a_span_can_be_read_back_from_otlp_json(pipeline: Pipeline, stand_in: StandIn) -> None:
-    from otel_cudagraph.testing import Received
-
     stand_in.capture()
     pipeline.metrics()
 

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from otel_cudagraph import Config, batch_descriptor
+from otel_cudagraph import Config, batch_descriptor, register_graph_family
 from otel_cudagraph.choke_point import _beneath_bare_shim
+from tests import plain_graphs
 from tests.conftest import StandIn
 from tests.pipeline import Pipeline
 
@@ -96,6 +97,55 @@ def test_switched_off(stand_in: StandIn) -> None:
         assert vars(stand_in.module.StandInGraph)["replay"] is stock
         assert pipeline.total("cuda.graph.captures") == 1
         assert pipeline.total("cuda.graph.replays") == 0
+
+
+class TestBareShim:
+    """torch up to 2.12: the method beneath torch's own is called directly, and the count comes first."""
+
+    @pytest.fixture
+    def graph(self, plain_pipeline: Pipeline) -> plain_graphs.PlainGraph:
+        graph = plain_graphs.PlainGraph()
+        with plain_graphs.capture(graph):
+            pass
+        return graph
+
+    @pytest.fixture
+    def plain_pipeline(self):
+        register_graph_family(plain_graphs.FAMILY)
+        with Pipeline() as running:
+            yield running
+
+    def test_counts(self, plain_pipeline: Pipeline, graph: plain_graphs.PlainGraph) -> None:
+        for _ in range(3):
+            assert graph.replay() is None
+
+        assert plain_pipeline.total("cuda.graph.replays") == 3
+        assert plain_pipeline.total("cuda.graph.replays") == 3
+
+    def test_replay_that_raises_is_not_counted(self, plain_pipeline, graph) -> None:
+        graph.replay()
+        graph.error = error = RuntimeError("CUDA error")
+        with pytest.raises(RuntimeError) as seen:
+            graph.replay()
+
+        assert seen.value is error
+        assert error.__context__ is None
+        assert plain_pipeline.total("cuda.graph.replays") == 1
+
+    def test_graph_that_was_not_seen_captured(self, plain_pipeline) -> None:
+        graph = plain_graphs.PlainGraph()
+        graph.error = error = RuntimeError("replay without a preceding successful capture")
+        with pytest.raises(RuntimeError):
+            graph.replay()
+        assert error.__context__ is None
+        assert plain_pipeline.total("cuda.graph.replays") == 0
+        assert plain_pipeline.total("cuda.graph.count") == 0
+
+        graph.error = None
+        graph.replay()
+        graph.replay()
+        assert plain_pipeline.total("cuda.graph.replays") == 2
+        assert plain_pipeline.total("cuda.graph.count") == 1
 
 
 class Launcher:
