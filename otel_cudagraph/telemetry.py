@@ -121,36 +121,45 @@ def _observe_ledger(meter: Meter, ledger: Ledger) -> None:
         """What exists now is not known any more once nobody records; what was counted stays true."""
         return always(counts, options) if ledger.active else ()
 
-    meter.create_observable_counter(
-        semconv.METRIC_CAPTURE_TRIGGERS,
-        [partial(always, ledger.triggers)],
-        unit="{trigger}",
-        description="Attempts of a model runner to capture its graphs.",
-    )
-    meter.create_observable_counter(
-        semconv.METRIC_CAPTURES,
-        [partial(always, ledger.captures)],
-        unit="{graph}",
-        description="Graphs captured successfully.",
-    )
-    meter.create_observable_up_down_counter(
-        semconv.METRIC_CAPTURE_TRIGGER_ACTIVE,
-        [partial(while_recording, ledger.active_triggers)],
-        unit="{trigger}",
-        description="Capture triggers under way.",
-    )
-    meter.create_observable_up_down_counter(
-        semconv.METRIC_COUNT,
-        [partial(while_recording, ledger.live_graphs)],
-        unit="{graph}",
-        description="Graphs that exist.",
-    )
-    meter.create_observable_counter(
-        semconv.METRIC_REPLAYS,
-        [partial(always, ledger.replays)],
-        unit="{replay}",
-        description="Replays of graphs.",
-    )
+    counter, up_down = meter.create_observable_counter, meter.create_observable_up_down_counter
+    for create, name, unit, description, callback in (
+        (
+            counter,
+            semconv.METRIC_CAPTURE_TRIGGERS,
+            "{trigger}",
+            "Attempts of a model runner to capture its graphs.",
+            partial(always, ledger.triggers),
+        ),
+        (
+            counter,
+            semconv.METRIC_CAPTURES,
+            "{graph}",
+            "Graphs captured successfully.",
+            partial(always, ledger.captures),
+        ),
+        (
+            up_down,
+            semconv.METRIC_CAPTURE_TRIGGER_ACTIVE,
+            "{trigger}",
+            "Capture triggers under way.",
+            partial(while_recording, ledger.active_triggers),
+        ),
+        (
+            up_down,
+            semconv.METRIC_COUNT,
+            "{graph}",
+            "Graphs that exist.",
+            partial(while_recording, ledger.live_graphs),
+        ),
+        (
+            counter,
+            semconv.METRIC_REPLAYS,
+            "{replay}",
+            "Replays of graphs.",
+            partial(always, ledger.replays),
+        ),
+    ):
+        create(name, [callback], unit=unit, description=description)
 
 
 def _end(span: Span, finished: int, *failures: Failure | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_cudagraph.testing import Received, waterfall
+from tests.anchor_table import ANCHOR_TABLE
 from tests.pipeline import CAPTURE, TRIGGER
 
 DATA = Path(__file__).parent / "data"
@@ -42,16 +43,7 @@ def test_the_machine_is_named(machine: Path) -> None:
     assert facts["command"].endswith("make gpu-test PYTHON=python3")
 
 
-@pytest.mark.parametrize(
-    ("mode", "triggers", "graphs"),
-    [
-        ("NONE", 0, 0),
-        ("PIECEWISE", 1, 13),
-        ("FULL", 1, 1),
-        ("FULL_DECODE_ONLY", 1, 1),
-        ("FULL_AND_PIECEWISE", 1, 14),
-    ],
-)
+@ANCHOR_TABLE
 def test_anchor_table(machine: Path, mode: str, triggers: int, graphs: int) -> None:
     received = read(machine, f"anchor_{mode}")
     independent = json.loads((machine / f"anchor_{mode}.json").read_text())

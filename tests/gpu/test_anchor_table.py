@@ -5,24 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from otel_cudagraph.testing import Received
+from tests.anchor_table import ANCHOR_TABLE
 from tests.pipeline import CAPTURE, TRIGGER
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    ("mode", "triggers", "graphs"),
-    [
-        ("NONE", 0, 0),
-        ("PIECEWISE", 1, 13),
-        ("FULL", 1, 1),
-        ("FULL_DECODE_ONLY", 1, 1),
-        ("FULL_AND_PIECEWISE", 1, 14),
-    ],
-)
+@ANCHOR_TABLE
 def test_twelve_layers_and_one_size(
     mode: str, triggers: int, graphs: int, tmp_path: Path, record_dir: Path | None
 ) -> None:

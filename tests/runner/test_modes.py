@@ -12,6 +12,7 @@ from runner.config import PRESETS, CudaGraphMode, RunConfig
 from runner.generation import generate
 from runner.model_runner import ModelRunner
 from runner.platforms import select_platform
+from tests.anchor_table import ANCHOR_TABLE
 from tests.pipeline import CAPTURE, TRIGGER, Pipeline
 
 torch = pytest.importorskip("torch")
@@ -26,16 +27,7 @@ def config(mode: str, sizes: tuple[int, ...], layers: int = 3, steps: int = 6) -
     return RunConfig(model, CudaGraphMode(mode), sizes, steps)
 
 
-@pytest.mark.parametrize(
-    ("mode", "triggers", "graphs"),
-    [
-        ("NONE", 0, 0),
-        ("PIECEWISE", 1, 13),
-        ("FULL", 1, 1),
-        ("FULL_DECODE_ONLY", 1, 1),
-        ("FULL_AND_PIECEWISE", 1, 14),
-    ],
-)
+@ANCHOR_TABLE
 def test_anchor_table(mode: str, triggers: int, graphs: int, tmp_path, capsys) -> None:
     """Twelve layers, one size: the table that an instrumented vLLM gives, too."""
     file = tmp_path / "arrived.jsonl"
