@@ -16,9 +16,11 @@ class Driver:
         if self.error is not None:
             raise self.error
 
+    def reset(self) -> None: ...
+
 
 class PlainGraph(Driver):
-    """Captures nothing; its `replay` is a shim as torch's own up to 2.12."""
+    """Captures nothing; its `replay` is a shim as torch's own up to 2.12, its `reset` is inherited."""
 
     def capture_begin(self) -> None: ...
 
@@ -27,8 +29,6 @@ class PlainGraph(Driver):
     def replay(self) -> None:
         """Replay."""
         super().replay()
-
-    def reset(self) -> None: ...
 
     def pool(self) -> tuple[int, int]:
         return (0, 1)

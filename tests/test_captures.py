@@ -212,6 +212,16 @@ def test_begin_abandoned_by_reset(pipeline: Pipeline, stand_in: StandIn) -> None
     assert pipeline.total("cuda.graph.captures") == 0
 
 
+def test_reset_in_the_middle_of_a_block_is_one_failed_capture(pipeline: Pipeline, stand_in: StandIn) -> None:
+    graph = stand_in.graph()
+    with pytest.raises(stand_in.module.StandInError, match="without capture_begin"):
+        stand_in.capture(graph, body=lambda x: graph.reset())
+
+    (span,) = pipeline.captures()
+    assert span.attributes["error.type"] == "CaptureAbandoned"
+    assert pipeline.total("cuda.graph.captures") == 0
+
+
 def test_begin_abandoned_by_the_death_of_its_graph(pipeline: Pipeline, stand_in: StandIn) -> None:
     graph = stand_in.graph()
     graph.capture_begin()

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from otel_cudagraph import CudaGraphInstrumentor, GraphFamily, register_graph_family
+from tests import plain_graphs
 from tests.conftest import StandIn
 from tests.pipeline import Pipeline
 
@@ -23,7 +24,9 @@ def contents(*classes: type) -> list[dict[str, object]]:
 
 
 def test_uninstrument_restores_every_class_exactly(stand_in: StandIn) -> None:
+    register_graph_family(plain_graphs.FAMILY)
     classes = [*PATCHED, stand_in.module.StandInGraph, stand_in.module.graph, torch.accelerator.Graph]
+    classes += [plain_graphs.PlainGraph, plain_graphs.Driver, plain_graphs.capture]
     before = contents(*classes)
 
     for _ in range(2):

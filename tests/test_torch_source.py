@@ -176,6 +176,23 @@ class TestSplitEnd:
         assert span.is_error
         assert torch_pipeline.total("cuda.graph.captures") == 0
 
+    def test_whole_end_that_fails_after_its_second_half(self, torch_pipeline, graphs) -> None:
+        """The halves within a ``capture_end`` decide nothing: it does."""
+
+        class Late(graphs.CUDAGraph):
+            def capture_end_post(self):
+                super().capture_end_post()
+                raise RuntimeError("late")
+
+        graph = Late()
+        graph.capture_begin()
+        with pytest.raises(RuntimeError, match="late"):
+            graph.capture_end()
+
+        (span,) = torch_pipeline.captures()
+        assert span.is_error
+        assert torch_pipeline.total("cuda.graph.captures") == 0
+
     def test_second_half_that_never_comes(self, torch_pipeline, graphs) -> None:
         graph = graphs.CUDAGraph()
         graph.capture_begin()
