@@ -41,7 +41,7 @@ format: setup ## Mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-gpu-test: ## Run the GPU checks with $(PYTHON)'s own torch, no network needed
+gpu-test: ## Run the GPU checks with PYTHON's own torch, no network needed
 	@$(PYTHON) -m pytest tests/gpu $(ARGS)
 
 bench: setup ## Run the benchmarks (a GPU gives figures that mean something)
@@ -50,7 +50,7 @@ bench: setup ## Run the benchmarks (a GPU gives figures that mean something)
 backends: ## Build the OpenTelemetry Collector and Jaeger; prints where they are
 	@backends/build.sh
 
-jaeger: ## Start Jaeger on its default ports: http://127.0.0.1:16686
+jaeger: ## Start Jaeger on its default ports, query API on 16686
 	@"$$(backends/build.sh)/jaeger" --config backends/jaeger-config.yaml
 
 collector: ## Start the collector with collector-config.yaml

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import operator
+import threading
 from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from otel_cudagraph import installation, scope
+from otel_cudagraph._guard import guarded
 from otel_cudagraph.attribution import calling_frame, function_name
-from otel_cudagraph.facts import Descriptor
+from otel_cudagraph.facts import Descriptor, encodable
 from otel_cudagraph.semconv import ENGINE_TORCH, Phase, Purpose
 
 if TYPE_CHECKING:
@@ -24,6 +28,16 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Enum)
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_RUN_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
+class _Entered(threading.local):
+    """The triggers that one `capture_trigger` object has opened on this thread."""
+
+    def __init__(self) -> None:
+        self.triggers: list[OpenedTrigger | None] = []
 
 
 class capture_trigger:  # noqa: N801  used like a function, as contextlib's own context managers are
@@ -69,23 +83,23 @@ class capture_trigger:  # noqa: N801  used like a function, as contextlib's own 
         when: Callable[..., object] | None = None,
     ) -> None:
         self._descriptor = Descriptor(
-            engine=engine,
+            engine=_text(engine),
             purpose=_member(Purpose, "purpose", purpose),
             phase=_member(Phase, "phase", phase),
-            runtime_mode=runtime_mode,
+            runtime_mode=_text(runtime_mode),
         )
         self._simulated = simulated
         self._when = when
-        self._entered: list[OpenedTrigger | None] = []
+        self._entered = _Entered()
 
     def __enter__(self) -> Self:
-        self._entered.append(self._open(function_name(calling_frame())))
+        self._entered.triggers.append(self._open(function_name(calling_frame())))
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        installation.close_trigger(self._entered.pop(), error)
+        installation.close_trigger(self._entered.triggers.pop(), error)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """Make every call of `function` a trigger.
@@ -93,12 +107,13 @@ class capture_trigger:  # noqa: N801  used like a function, as contextlib's own 
         Raises:
             TypeError: `function` is a coroutine or generator function, whose call captures nothing yet.
         """
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        named = inspect.unwrap(getattr(function, "func", function))  # functools.partial has no name
+        name = f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+        if any(runs_later(function) for runs_later in _RUN_LATER):
             raise TypeError(
-                f"capture_trigger cannot decorate {function.__qualname__}: calling a coroutine or generator "
-                "function runs none of it; use `with capture_trigger(...)` round the captures"
+                f"capture_trigger cannot decorate {name}: calling a coroutine or generator function runs "
+                "none of it; use `with capture_trigger(...)` round the captures"
             )
-        name = f"{function.__module__}.{function.__qualname__}"
 
         @functools.wraps(function)
         def triggering(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -132,6 +147,10 @@ def batch_descriptor(  # noqa: PLR0913  each is a field of its own
 ) -> Iterator[None]:
     """Say what the graphs are that the enclosed code captures; what is left out stays as it was.
 
+    It holds for the calling thread (or `contextvars` context), not for threads started within.
+    Values of unexpected types do not raise: texts are made by ``str()`` (an enum's
+    member by its name), numbers that are no integers are left out.
+
     Args:
         key: ``cuda.graph.key``, the engine's own descriptor, readable.
         runtime_mode: ``FULL`` or ``PIECEWISE``.
@@ -145,19 +164,35 @@ def batch_descriptor(  # noqa: PLR0913  each is a field of its own
         ValueError: `purpose` or `phase` is none of the above.
     """
     descriptor = Descriptor(
-        engine=engine,
+        engine=_text(engine),
         purpose=None if purpose is None else _member(Purpose, "purpose", purpose),
         phase=None if phase is None else _member(Phase, "phase", phase),
-        runtime_mode=runtime_mode,
-        key=key,
-        batch_size=batch_size,
-        num_tokens=num_tokens,
+        runtime_mode=_text(runtime_mode),
+        key=_text(key),
+        batch_size=_integer(batch_size),
+        num_tokens=_integer(num_tokens),
     )
     token = scope.batch_descriptor.set(descriptor.over(scope.batch_descriptor.get()))
     try:
         yield
     finally:
-        scope.batch_descriptor.reset(token)
+        # A generator may be closed in another context than it was started in.
+        with contextlib.suppress(ValueError):
+            scope.batch_descriptor.reset(token)
+
+
+@guarded
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    return encodable(str(value.name if isinstance(value, Enum) else value))
+
+
+def _integer(value: object) -> int | None:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # whatever the engine has
+    except TypeError:
+        return None
 
 
 def _member(enum: type[E], name: str, value: str) -> E:

@@ -67,7 +67,7 @@ def _context_stages(recorder: CaptureRecorder, family: GraphFamily) -> dict[str,
             failed=lambda capture, context, error: recorder.context_enter_failed(capture, error),
         ),
         "__exit__": Stage(
-            before=lambda context, args, kwargs: recorder.context_exiting(context, *args[1:2]),
+            before=lambda context, args, kwargs: recorder.context_exiting(context, *args),
             after=lambda capture, context: recorder.context_exited(capture),
             failed=lambda capture, context, error: recorder.context_exited(capture, error),
         ),
@@ -122,7 +122,9 @@ def counting_replay(original: Method, recorder: CaptureRecorder, family: GraphFa
     """Return a `replay` that counts in the graph: some tens of ns of a call that takes 3 µs or more.
 
     torch's own Python shim does nothing but call the C method (up to torch 2.12);
-    where it does just that, the C method is called in its place, which wins the cost back.
+    where it does just that, the C method is called in its place, which wins the cost
+    back. (A class that stands between the two in somebody's method resolution order
+    is passed over, then.)
     """
     beneath = _beneath_bare_shim(original)
     if beneath is None:
@@ -131,10 +133,10 @@ def counting_replay(original: Method, recorder: CaptureRecorder, family: GraphFa
     # Every bytecode costs here, since the launch before has evicted the interpreter from
     # the caches: locals by way of defaults, one attribute, nothing kept across the launch.
     # So the count comes first and is taken back where the launch raises.
-    def replay(self: Any, _launch: Method = beneath, _count: Callable[[Any], Any] = next) -> Any:
+    def replay(self: Any, *, _launch: Method = beneath, _count: Callable[[Any], Any] = next) -> Any:
         try:
             _count(self._otel_cudagraph_replays)
-        except AttributeError:  # a graph that we did not see captured
+        except (AttributeError, TypeError):  # a graph that we did not see captured
             pass
         else:
             try:
@@ -146,20 +148,33 @@ def counting_replay(original: Method, recorder: CaptureRecorder, family: GraphFa
         recorder.replayed_unseen(family, self)
         return result
 
+    # It may stay inside somebody else's patch, where another of ours counts later.
+    inert = {"_launch": beneath, "_count": _count_nothing}
+    recorder.when_deactivated(lambda: setattr(replay, "__kwdefaults__", inert))
     return replay
+
+
+def _count_nothing(_: object) -> None:
+    """Stand in for `next` once nobody records."""
 
 
 def _counting(original: Method, recorder: CaptureRecorder, family: GraphFamily) -> Method:
     """Return a counting `replay` round any other method: torch >= 2.13 does more, others patch too."""
+    count: Callable[[Any], Any] = next
 
     def replay(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
         try:
-            next(self._otel_cudagraph_replays)
-        except AttributeError:
+            count(self._otel_cudagraph_replays)
+        except (AttributeError, TypeError):
             recorder.replayed_unseen(family, self)
         return result
 
+    def deactivate() -> None:
+        nonlocal count
+        count = _count_nothing
+
+    recorder.when_deactivated(deactivate)
     return replay
 
 

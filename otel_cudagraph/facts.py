@@ -8,6 +8,7 @@ recorder outside ``capture_begin`` … ``capture_end``.
 
 from __future__ import annotations
 
+import threading
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _MAX_TEXT = 16_384
-"""Characters of a message or stack trace that are kept; the end says most."""
+"""Characters that are kept: of a message the first, of a stack trace the last."""
 
 
 class Descriptor(NamedTuple):
@@ -63,12 +64,19 @@ class Failure:
     """`id` of the exception: tells the same object again while it propagates."""
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        """Describe `error`, also one whose ``str()`` raises."""
+    def of(cls, error: BaseException | type[BaseException]) -> Failure:
+        """Describe `error`, also one whose ``str()`` raises.
+
+        Never while a capture is open: an exception may hold a tensor, and printing
+        that waits for the device, which would invalidate the capture.
+        """
+        if isinstance(error, type):
+            return cls(_qualified_name(error))
         return cls(_qualified_name(type(error)), _message(error), _stacktrace(error), id(error))
 
 
 ABANDONED = Failure(ERROR_ABANDONED, "the capture began, and its graph was reset or destroyed before the end")
+NEVER_ENDED = Failure(ERROR_ABANDONED, "the process ended before the trigger did")
 
 
 def _qualified_name(error: type[BaseException]) -> str:
@@ -77,16 +85,21 @@ def _qualified_name(error: type[BaseException]) -> str:
     )
 
 
+def encodable(text: str) -> str:
+    """Replace what UTF-8 cannot hold: one lone surrogate would lose a whole export request."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _message(error: BaseException) -> str:
     try:
-        return str(error)[:_MAX_TEXT]
+        return encodable(str(error)[:_MAX_TEXT])
     except Exception:  # noqa: BLE001  the exception is the host's, so is its __str__
         return "<the exception's own __str__ raised>"
 
 
 def _stacktrace(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error))[-_MAX_TEXT:]
+        return encodable("".join(traceback.format_exception(error))[-_MAX_TEXT:])
     except Exception:  # noqa: BLE001  likewise
         return ""
 
@@ -161,7 +174,24 @@ class Trigger:
     rank: int | None = None
     finished_ns: int | None = None
     failure: Failure | None = None
+    """The root cause; of a failed capture, what its body raised."""
+    surfaced: Failure | None = None
+    """What the host saw, where that is another exception than the root cause."""
     captures: list[Capture] = field(default_factory=list)
+    _is_closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, capture: Capture) -> bool:
+        """Keep a finished capture; False where the trigger has ended meanwhile."""
+        with self._lock:
+            if not self._is_closed:
+                self.captures.append(capture)
+            return not self._is_closed
+
+    def close(self) -> None:
+        """Take no more captures."""
+        with self._lock:
+            self._is_closed = True
 
     @property
     def captured(self) -> int:

@@ -54,11 +54,17 @@ class OpenCapture:
 
     fact: Capture
     in_context: bool
-    """A ``with torch.cuda.graph(...)`` block decides how it ended; else ``capture_end`` does."""
+    """It began in a ``with torch.cuda.graph(...)`` block."""
+    outer: OpenCapture | None = None
+    """The capture whose ``__enter__`` was under way on the thread before."""
     graph: weakref.ref[Any] | None = None
     """Known from ``capture_begin`` on."""
     handled_at_begin: int = 0
     """`id` of the exception that was being handled when the capture began."""
+    body_error: BaseException | type[BaseException] | None = None
+    """What the body raised, until the end has been tried and it can be described."""
+    leaving_context: bool = False
+    """The block is being left: that decides how it ended. Else ending the capture does."""
     ending: bool = False
     split_end: bool = False
     """Ended by ``capture_end_pre`` (torch >= 2.14) and not yet by ``capture_end_post``."""
@@ -67,13 +73,24 @@ class OpenCapture:
 class TrackedGraph:
     """What is known of one graph object."""
 
-    __slots__ = ("_death", "captured_before", "counter", "finished", "key", "open_capture", "series")
+    __slots__ = (
+        "_death",
+        "captured_before",
+        "counter",
+        "finished",
+        "former_series",
+        "key",
+        "open_capture",
+        "series",
+    )
 
     def __init__(self, graph: object, deaths: deque[TrackedGraph]) -> None:
         self.key = id(graph)
         self.counter = ReplayCounter()
         self.series: Series | None = None
         """Metric attributes while the graph is live, else None."""
+        self.former_series: Series | None = None
+        """Those it had when recording was paused: nobody knows what became of it meanwhile."""
         self.open_capture: OpenCapture | None = None
         self.finished: weakref.ref[Capture] | None = None
         """The last capture; the fact itself lives until it has become a span."""
@@ -84,18 +101,15 @@ class TrackedGraph:
         """Return the graph object, or None where it has died."""
         return self._death()
 
-    def forget_replays(self) -> None:
-        """Start counting from zero: the graph may be captured anew."""
-        self.counter = ReplayCounter()
+    def count_replays(self) -> None:
+        """Attach the counter to the graph."""
+        setattr(self._death(), REPLAYS, self.counter.replays)
 
-    def count_replays(self, *, on: bool) -> None:
-        """Attach the counter to the graph, or take it off."""
+    def forget_replays(self) -> None:
+        """Take the counter off the graph and start from zero: it may be captured anew."""
+        self.counter = ReplayCounter()
         graph = self._death()
-        if graph is None:
-            return
-        if on:
-            setattr(graph, REPLAYS, self.counter.replays)
-        else:
+        if graph is not None:
             vars(graph).pop(REPLAYS, None)
 
 

@@ -47,7 +47,7 @@ class Installation:
     def __init__(
         self, config: Config, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
     ) -> None:
-        captured_keys = CapturedKeys()
+        self._captured_keys = captured_keys = CapturedKeys()
         self._config = config
         self._telemetry = Telemetry(tracer_provider, meter_provider)
         self._ledger = _ledger_for(meter_provider, self._telemetry)
@@ -61,6 +61,7 @@ class Installation:
             count_replays=config.replays,
         )
         self._outbox.busy = lambda: self._recorder.busy
+        self._outbox.at_exit = self._close_at_exit
         self._patched: dict[GraphFamily, PatchSet] = {}
 
     def install(self) -> None:
@@ -77,8 +78,9 @@ class Installation:
                     _patch_when_imported(family)
         except BaseException:
             self._restore()
+            self._outbox.close()
             raise
-        self._ledger.resume(count_replays=self._config.replays)
+        self._ledger.resume()
 
     def patch(self, family: GraphFamily) -> None:
         """Patch one family; where that fails, none of it stays patched."""
@@ -94,9 +96,10 @@ class Installation:
 
     def remove(self) -> None:
         """Take everything back and hand over what has been recorded."""
-        self._ledger.pause()
-        self._restore()
         self._recorder.close_abandoned()
+        self._restore()
+        self._recorder.deactivate()
+        self._ledger.pause()
         self._outbox.close()
 
     def hand_over(self) -> None:
@@ -115,6 +118,11 @@ class Installation:
         self._ledger.reset()
         self._recorder.reset()
         self.triggers.reset()
+        self._captured_keys.clear()
+
+    def _close_at_exit(self) -> None:
+        self._recorder.close_abandoned()
+        self.triggers.close_at_exit()
 
     def _restore(self) -> None:
         while self._patched:
@@ -148,7 +156,8 @@ def register_graph_family(family: GraphFamily) -> None:
 
     Raises:
         ValueError: another family of that name is registered.
-        AttributeError: the module is imported and lacks one of the classes.
+        AttributeError: the module is imported and lacks one of the classes. (Before
+            `instrument()`, and before the module's import, it is logged then instead.)
     """
     if not add_family(family) or _active is None:
         return
@@ -182,13 +191,17 @@ def _ledger_for(meter_provider: MeterProvider | None, telemetry: Telemetry) -> L
     global _global_ledger  # noqa: PLW0603
     if meter_provider is None or meter_provider is metrics.get_meter_provider():
         if _global_ledger is None:
-            _global_ledger = Ledger()
-            telemetry.observe(_global_ledger)
+            _global_ledger = _observed_ledger(telemetry)
         return _global_ledger
     if meter_provider not in _ledgers:
-        _ledgers[meter_provider] = Ledger()
-        telemetry.observe(_ledgers[meter_provider])
+        _ledgers[meter_provider] = _observed_ledger(telemetry)
     return _ledgers[meter_provider]
+
+
+def _observed_ledger(telemetry: Telemetry) -> Ledger:
+    ledger = Ledger()
+    telemetry.observe(ledger)
+    return ledger
 
 
 def _patch_when_imported(family: GraphFamily) -> None:

@@ -11,7 +11,6 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from otel_cudagraph._guard import guarded
 from otel_cudagraph.attributes import capture_series, trigger_series
 from otel_cudagraph.graphs import GraphRegistry
 
@@ -41,6 +40,7 @@ class Ledger:
         self._captures: Counter[Series] = Counter()
         self._live: Counter[Series] = Counter()
         self._retired_replays: Counter[Series] = Counter()
+        self._reported_replays: Counter[Series] = Counter()
         self._abandoned: list[OpenCapture] = []
 
     def trigger_started(self, trigger: Trigger) -> None:
@@ -105,7 +105,7 @@ class Ledger:
         """
         with self._lock:
             tracked = self._registry.track(graph)
-            self._enliven(tracked, tracked.series or series, count_replays=True)
+            self._enliven(tracked, tracked.series or tracked.former_series or series, count_replays=True)
             next(tracked.counter.replays)
 
     def replay_failed(self, graph: object) -> None:
@@ -121,7 +121,7 @@ class Ledger:
             tracked = self._registry.find(graph)
             if tracked is None:
                 return None
-            tracked.count_replays(on=False)
+            tracked.former_series = None
             return self._retire(tracked)
 
     def take_abandoned(self) -> list[OpenCapture]:
@@ -131,17 +131,18 @@ class Ledger:
             abandoned, self._abandoned = self._abandoned, []
             return abandoned
 
-    def resume(self, *, count_replays: bool) -> None:
-        """Count again, also replays of graphs that stayed alive since `pause`."""
+    def resume(self) -> None:
+        """Count again; a graph that stayed alive since `pause` is known again by its next replay."""
         with self._lock:
             self.active = True
-            self._switch_counters(on=count_replays)
 
     def pause(self) -> None:
-        """Stop counting; the hosts' graphs carry nothing of ours any more."""
+        """Stop counting, with what is counted so far; graphs carry nothing of ours any more."""
         with self._lock:
             self.active = False
-            self._switch_counters(on=False)
+            for tracked in self._registry:
+                tracked.former_series = tracked.series or tracked.former_series
+                self._retire(tracked)
 
     def triggers(self) -> Mapping[Series, int]:
         """Return the triggers so far."""
@@ -169,18 +170,24 @@ class Ledger:
             for tracked in self._registry:
                 if tracked.series is not None:
                     total[tracked.series] += tracked.counter.value()
-            return total
+            # A replay that is under way and will raise is in it, and is taken back: the
+            # sum must not fall for that, a fall would read as a restart.
+            for series, replays in total.items():
+                self._reported_replays[series] = max(replays, self._reported_replays[series])
+            return dict(self._reported_replays)
 
     def _copy(self, counts: Counter[Series]) -> Mapping[Series, int]:
         with self._lock:
             return dict(counts)
 
     def _enliven(self, tracked: TrackedGraph, series: Series, *, count_replays: bool) -> None:
-        if tracked.series is None:
-            self._live[series] += 1
+        if tracked.series is not None:
+            self._retire(tracked)
+        self._live[series] += 1
         tracked.series = series
         tracked.captured_before = True
-        tracked.count_replays(on=count_replays)
+        if count_replays:
+            tracked.count_replays()
 
     def _retire(self, tracked: TrackedGraph) -> OpenCapture | None:
         """Take a graph out of the live ones, keep its replays, return its open capture."""
@@ -197,9 +204,3 @@ class Ledger:
         for tracked in self._registry.take_dead():
             if (capture := self._retire(tracked)) is not None:
                 self._abandoned.append(capture)
-
-    @guarded
-    def _switch_counters(self, *, on: bool) -> None:
-        for tracked in self._registry:
-            if tracked.series is not None:
-                tracked.count_replays(on=on)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from otel_cudagraph._guard import guarded
 from otel_cudagraph.clock import now_ns
+from otel_cudagraph.facts import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_cudagraph.facts import Capture, Trigger
+    from otel_cudagraph.facts import Trigger
     from otel_cudagraph.telemetry import Telemetry
 
 _QUIET_S = 0.05
@@ -45,6 +46,8 @@ class Outbox:
     def __init__(self, telemetry: Telemetry, max_pending: int) -> None:
         self.busy: Callable[[], bool] = lambda: False
         """Whether captures or triggers are under way."""
+        self.at_exit: Callable[[], None] = lambda: None
+        """Closes what is still open when the process ends."""
         self._telemetry = telemetry
         self._max_pending = max_pending
         self.reset()
@@ -56,18 +59,23 @@ class Outbox:
         self._hurry = threading.Event()
         self._handing_over = threading.RLock()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
         self._said_full = False
+        self.expect_facts()
 
     def put(self, *facts: Capture | Trigger) -> None:
         """Take finished facts; returns at once."""
         room = self._max_pending - len(self._pending)
         if room < len(facts):
             self._say_full()
-            # The trigger comes last and says how many graphs there were.
-            facts = (*facts[: max(0, room - 1)], facts[-1])
-        if not self._pending:
-            self._register_exit_hook()
+            # A trigger comes last and says how many graphs there were: it finds room.
+            triggers = [fact for fact in facts[-1:] if not isinstance(fact, Capture)]
+            facts = (*facts[: max(0, room - len(triggers))], *triggers)
         self._pending.extend(facts)
+        if self._is_closed:
+            self.drain()
+            return
+        self.expect_facts()
         self._ensure_thread()
         self._wake.set()
 
@@ -75,20 +83,31 @@ class Outbox:
     def drain(self) -> None:
         """Hand over everything now, on the calling thread; waits for a hand-over under way."""
         self._hurry.set()
-        while self._hand_over_one(timeout_s=_EXIT_S):
-            pass
-        self._hurry.clear()
+        try:
+            while self._hand_over_one(timeout_s=_EXIT_S):
+                pass
+        finally:
+            self._hurry.clear()
 
     def close(self) -> None:
-        """Hand over the rest and need no exit hook any more."""
-        atexit.unregister(self.drain)
+        """Hand over the rest; end the thread and need no exit hook any more."""
+        self._is_closed = True
+        self._wake.set()
+        atexit.unregister(self._drain_at_exit)
         self.drain()
 
-    def _register_exit_hook(self) -> None:
-        # Exit hooks run last in, first out: ours must come before that of a
-        # provider that was set up after us, so it is registered anew.
-        atexit.unregister(self.drain)
-        atexit.register(self.drain)
+    def _drain_at_exit(self) -> None:
+        self.at_exit()
+        self.drain()
+
+    def expect_facts(self) -> None:
+        """See to it that the facts to come are handed over at exit.
+
+        Exit hooks run last in, first out: ours must come before that of a provider
+        that was set up meanwhile, so it is registered anew each time.
+        """
+        atexit.unregister(self._drain_at_exit)
+        atexit.register(self._drain_at_exit)
 
     def _ensure_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -100,7 +119,7 @@ class Outbox:
         thread.start()  # refused while the interpreter shuts down: then the exit hook does it
 
     def _work(self) -> None:
-        while True:
+        while not self._is_closed:
             self._wake.wait()
             self._wake.clear()
             self._wait_for_quiet()
@@ -143,7 +162,7 @@ class Outbox:
         if not self._said_full:
             self._said_full = True
             _logger.warning(
-                "%d captured graphs wait to be exported; further spans are dropped, the counters stay exact "
+                "more than %d captured graphs wait; spans and durations are dropped, counters stay exact "
                 "(OTEL_PYTHON_CUDAGRAPH_MAX_PENDING)",
-                len(self._pending),
+                self._max_pending,
             )

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from otel_cudagraph.facts import Capture
 
 
+_MAX_KEYS = 100_000
+"""An engine has some thousand; one that makes keys up must not fill the memory."""
+
+
 class CapturedKeys:
     """Keys of successful captures, per family, device, engine, purpose and mode.
 
@@ -22,9 +26,16 @@ class CapturedKeys:
 
     def remember(self, captures: Iterable[Capture]) -> None:
         """Remember the keys of those captures that went well."""
-        self._keys.update(
-            _identity(capture) for capture in captures if capture.descriptor.key and capture.failure is None
-        )
+        if len(self._keys) < _MAX_KEYS:
+            self._keys.update(
+                _identity(capture)
+                for capture in captures
+                if capture.descriptor.key is not None and capture.failure is None
+            )
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._keys.clear()
 
     def __contains__(self, capture: Capture) -> bool:
         return _identity(capture) in self._keys

@@ -24,6 +24,8 @@ from otel_cudagraph.scope import batch_descriptor, global_rank
 from otel_cudagraph.semconv import ENGINE, ENGINE_TORCH, PURPOSE, SIMULATED, Phase, Purpose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_cudagraph.facts import Device, Trigger
     from otel_cudagraph.families import GraphFamily
     from otel_cudagraph.ledger import Ledger
@@ -53,12 +55,15 @@ class CaptureRecorder:
         *,
         count_replays: bool,
     ) -> None:
+        self.active = True
+        """Whether captures are recorded: patches that could not be taken back look here."""
         self._ledger = ledger
         self._outbox = outbox
         self._open_triggers = open_triggers
         self._captured_keys = captured_keys
         self._count_replays = count_replays
         self._devices = DeviceTable()
+        self._at_deactivation: list[Callable[[], None]] = []
         self.reset()
 
     def reset(self) -> None:
@@ -67,14 +72,21 @@ class CaptureRecorder:
         self._contexts: dict[int, OpenCapture] = {}
         self._recording: set[OpenCapture] = set()
 
-    @property
-    def active(self) -> bool:
-        """Whether captures are recorded: patches that could not be taken back look here."""
-        return self._ledger.active
+    def deactivate(self) -> None:
+        """Record nothing more, for good."""
+        self.active = False
+        while self._at_deactivation:
+            self._at_deactivation.pop()()
+        self.reset()
+
+    def when_deactivated(self, act: Callable[[], None]) -> None:
+        """Let `act` switch off a patch that cannot afford to look at `active`."""
+        self._at_deactivation.append(act)
 
     @property
     def busy(self) -> bool:
         """Whether a capture or a trigger is under way, so that others should keep off the GIL."""
+        self.close_abandoned()
         return bool(self._recording or self._open_triggers)
 
     # The capture context, ``with torch.cuda.graph(...)``.
@@ -85,29 +97,36 @@ class CaptureRecorder:
         if not self.active:
             return None
         capture = self._new_capture(family, in_context=True)
-        self._entering.capture = capture
+        capture.outer, self._entering.capture = self._entering.capture, capture
         return capture
 
     @guarded
     def context_entered(self, capture: OpenCapture, context: object) -> None:
         """Tie the capture to its context. One that began no capture we know of is dropped."""
-        self._entering.capture = None
+        self._entering.capture = capture.outer
         if capture.graph is not None:
             self._contexts[id(context)] = capture
 
     @guarded
     def context_enter_failed(self, capture: OpenCapture, error: BaseException) -> None:
         """Close a capture whose preparation or begin raised."""
-        self._entering.capture = None
+        self._entering.capture = capture.outer
         self._leave(capture)
         self._finish(capture, error)
 
     @guarded
-    def context_exiting(self, context: object, body_error: BaseException | None = None) -> OpenCapture | None:
+    def context_exiting(
+        self,
+        context: object,
+        error_type: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        *_: object,
+    ) -> OpenCapture | None:
         """Take note of what the body raised, before ending the capture raises something else."""
         capture = self._contexts.pop(id(context), None)
-        if capture is not None and body_error is not None:
-            capture.fact.failure = Failure.of(body_error)
+        if capture is not None:
+            capture.leaving_context = True
+            capture.body_error = error or error_type
         return capture
 
     @guarded
@@ -122,6 +141,7 @@ class CaptureRecorder:
         """Gather what must be known before the capture begins; the clock is read last."""
         if not self.active:
             return None
+        self.close_abandoned()
         capture = self._entering.capture
         if capture is None or capture.graph is not None:
             capture = self._new_capture(family, in_context=False)
@@ -138,6 +158,8 @@ class CaptureRecorder:
     def begun(self, capture: OpenCapture, graph: object) -> None:
         """Note that the stream is capturing."""
         self._recording.add(capture)
+        if capture.fact.trigger is None:
+            self._outbox.expect_facts()
         self._ledger.capture_began(graph, capture)
 
     @guarded
@@ -155,8 +177,8 @@ class CaptureRecorder:
             return None
         capture.ending = True
         capture.fact.record_ended_ns = ended_ns
-        if not capture.in_context:
-            capture.fact.failure = _raised_since_begin(capture)
+        if not capture.leaving_context:
+            capture.body_error = _raised_since_begin(capture)
         return capture
 
     @guarded
@@ -172,10 +194,10 @@ class CaptureRecorder:
 
     @guarded
     def ended(self, capture: OpenCapture, error: BaseException | None = None) -> None:
-        """Note how ending the capture went; outside a context that is the outcome."""
+        """Note how ending the capture went: the outcome, unless a block is being left."""
         capture.fact.instantiated_ns = now_ns()
         self._leave(capture)
-        if not capture.in_context:
+        if not capture.leaving_context:
             self._finish(capture, error)
 
     @guarded
@@ -259,8 +281,7 @@ class CaptureRecorder:
         if fact.finished_ns is not None:
             return
         fact.finished_ns = now_ns()
-        if error is not None:
-            _note_error(fact, error)
+        _describe_errors(capture, error)
         graph = _graph_of(capture)
         if fact.failure is None and graph is not None:
             self._count(fact, graph)
@@ -273,16 +294,13 @@ class CaptureRecorder:
 
     def _hand_over(self, fact: Capture) -> None:
         """Keep the fact with its open trigger, else give it away to become a span."""
-        if fact.trigger is not None and fact.trigger in self._open_triggers:
-            fact.trigger.captures.append(fact)
-        else:
-            self._captured_keys.remember([fact])
+        if fact.trigger is None or not fact.trigger.add(fact):
             self._outbox.put(fact)
+            self._captured_keys.remember([fact])
 
     def _abandon(self, capture: OpenCapture) -> None:
         self._recording.discard(capture)
-        if capture.fact.failure is None:
-            capture.fact.failure = ABANDONED
+        capture.fact.failure = ABANDONED
         self._finish(capture, None)
 
 
@@ -302,23 +320,24 @@ def _parent_context(trigger: Trigger | None) -> otel_context.Context:
     return trigger.context
 
 
-def _raised_since_begin(capture: OpenCapture) -> Failure | None:
-    """Describe the exception on whose way out a direct ``capture_end`` is called.
+def _raised_since_begin(capture: OpenCapture) -> BaseException | None:
+    """Return the exception on whose way out a direct ``capture_end`` is called.
 
     In ``try: … finally: graph.capture_end()`` the end goes well although the body
     raised; the exception being handled then is another one than at the begin.
     """
     error = sys.exc_info()[1]
-    if error is None or id(error) == capture.handled_at_begin:
-        return None
-    return Failure.of(error)
+    return None if id(error) == capture.handled_at_begin else error
 
 
-def _note_error(fact: Capture, error: BaseException) -> None:
-    if fact.failure is None:
-        fact.failure = Failure.of(error)
-    elif fact.failure.identity != id(error):
+def _describe_errors(capture: OpenCapture, error: BaseException | None) -> None:
+    """Note the root cause, which is what the body raised, and what the host sees instead of it."""
+    fact, root = capture.fact, capture.body_error or error
+    if root is not None:
+        fact.failure = Failure.of(root)
+    if error is not None and error is not root:
         fact.surfaced = Failure.of(error)
+    capture.body_error = None
 
 
 def _graph_of(capture: OpenCapture) -> Any:

@@ -51,15 +51,23 @@ class OpenTriggers:
         """Note that `trigger` has ended."""
         self._open.remove(trigger)
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._open.clear()
+    def take_all(self) -> list[Trigger]:
+        """Forget and return all of them."""
+        taken, self._open = self._open, []
+        return taken
 
     def __contains__(self, trigger: object) -> bool:
         return trigger in self._open
 
+    def carried(self) -> Trigger | None:
+        """Return the open trigger that the current context carries."""
+        if not self._open:
+            return None
+        trigger = otel_context.get_value(_TRIGGER_KEY)
+        return next((each for each in self._open if each is trigger), None)
+
     def current(self) -> Trigger | None:
-        """Return the open trigger that the calling code works for.
+        """Return the open trigger that the calling code captures for.
 
         New threads start with an empty context, so a thread that did not run yet
         when a trigger opened counts as started by it (vLLM captures micro-batches
@@ -67,8 +75,8 @@ class OpenTriggers:
         """
         if not self._open:
             return None
-        carried = otel_context.get_value(_TRIGGER_KEY)
-        if carried in self._open:
+        carried = self.carried()
+        if carried is not None:
             return carried
         thread = threading.current_thread()
         return next((trigger for trigger in reversed(self._open) if thread not in trigger.threads), None)

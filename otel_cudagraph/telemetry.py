@@ -104,7 +104,7 @@ class Telemetry:
             if trigger.span is not None:
                 trigger.span.set_attributes(trigger_end_attributes(trigger))
                 finished = trigger.anchor.to_unix_ns(trigger.finished_ns or trigger.started_ns)
-                _end(trigger.span, finished, trigger.failure)
+                _end(trigger.span, finished, trigger.failure, trigger.surfaced)
         finally:
             attributes = _with_error(trigger_series(trigger), trigger.failure)
             self._trigger_duration.record(seconds(trigger.duration_ns), attributes, context=trigger.context)

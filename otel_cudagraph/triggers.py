@@ -12,10 +12,11 @@ from otel_cudagraph._guard import guarded
 from otel_cudagraph.attributes import trigger_start_attributes
 from otel_cudagraph.clock import Anchor, now_ns
 from otel_cudagraph.config import trace_carrier
-from otel_cudagraph.facts import Failure, Trigger
+from otel_cudagraph.facts import NEVER_ENDED, Failure, Trigger
 from otel_cudagraph.scope import OpenTriggers, global_rank, running_threads, with_trigger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextvars import Token
 
     from opentelemetry.context import Context
@@ -43,7 +44,7 @@ class TriggerRecorder:
 
     def reset(self) -> None:
         """Forget every trigger under way; one that is closed later is dropped."""
-        self.open_triggers.clear()
+        self.open_triggers.take_all()
 
     @guarded
     def open(
@@ -55,7 +56,7 @@ class TriggerRecorder:
             The trigger and the token that restores the context, or None inside an
             open trigger: a part of an attempt is no attempt of its own.
         """
-        if self.open_triggers.current() is not None:
+        if self.open_triggers.carried() is not None:
             return None
         anchor, rank = Anchor(), global_rank()
         parent = _parent_context()
@@ -73,6 +74,7 @@ class TriggerRecorder:
         )
         self._ledger.trigger_started(trigger)
         self.open_triggers.add(trigger)
+        self._outbox.expect_facts()
         return trigger, otel_context.attach(with_trigger(trigger, trigger.context))
 
     @guarded
@@ -80,14 +82,26 @@ class TriggerRecorder:
         """Close a trigger; its spans are made away from this thread."""
         trigger.finished_ns = now_ns()
         otel_context.detach(token)
-        if trigger not in self.open_triggers:  # opened by the parent of a forked process
-            return
-        self.open_triggers.remove(trigger)
+        if trigger in self.open_triggers:  # else the parent of this forked process opened it
+            self.open_triggers.remove(trigger)
+            if error is not None:
+                _note_error(trigger, error)
+            self._finish(trigger)
+
+    @guarded
+    def close_at_exit(self) -> None:
+        """Close the triggers that never ended, on threads that the exit does not wait for."""
+        for trigger in self.open_triggers.take_all():
+            trigger.finished_ns = now_ns()
+            trigger.failure = NEVER_ENDED
+            self._finish(trigger)
+
+    def _finish(self, trigger: Trigger) -> None:
+        trigger.close()
         trigger.threads = frozenset()
-        trigger.failure = None if error is None else _root_cause(trigger, error)
         self._ledger.trigger_ended(trigger)
-        self._captured_keys.remember(trigger.captures)
         self._outbox.put(*trigger.captures, trigger)
+        self._captured_keys.remember(trigger.captures)
 
     @guarded
     def _start_span(self, parent: Context, start_unix_ns: int, attributes: Attributes) -> Span:
@@ -102,8 +116,8 @@ def _parent_context() -> Context:
     return TraceContextTextMapPropagator().extract(trace_carrier(), current)
 
 
-def _root_cause(trigger: Trigger, error: BaseException) -> Failure:
-    """Describe what failed the trigger: the cause of the capture error that `error` is or wraps.
+def _note_error(trigger: Trigger, error: BaseException) -> None:
+    """Note what failed the trigger: the root cause of the capture that `error` comes or is made from.
 
     Engines let the error of a capture through, or raise their own from it
     (SGLang: "Capture cuda graph failed: …").
@@ -112,15 +126,20 @@ def _root_cause(trigger: Trigger, error: BaseException) -> Failure:
     roots = {
         seen.identity: capture.failure
         for capture in trigger.captures
-        if capture.failure is not None
         for seen in (capture.failure, capture.surfaced)
         if seen is not None
     }
+    links = (roots.get(id(link)) for link in _chain(error))
+    trigger.failure = next((root for root in links if root is not None), outcome)
+    if trigger.failure.identity != outcome.identity:
+        trigger.surfaced = outcome
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and what it was raised from, each once: a chain may have a loop."""
     link: BaseException | None = error
-    visited: set[int] = set()
-    while link is not None and id(link) not in visited:
-        if (root := roots.get(id(link))) is not None:
-            return Failure(root.type, outcome.message, outcome.stacktrace, outcome.identity)
-        visited.add(id(link))
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        yield link
+        seen.add(id(link))
         link = link.__cause__ or link.__context__
-    return outcome

@@ -25,8 +25,12 @@ exit codes:
   0  all as asked
   1  a capture or a check failed
   2  bad arguments
-  3  the endpoint took nothing; the work itself was done
+  3  the endpoint took nothing, or not all; the work itself was done
 """
+
+_MAX_SIZE = 1_000_000
+_MAX_LAYERS = 1_000
+_MAX_STEPS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         f"{','.join(map(str, defaults.capture_sizes))})",
     )  # fmt: skip
     parser.add_argument(
-        "--num-layers", type=_at_least(1), default=defaults.model.num_layers, metavar="N",
+        "--num-layers", type=_whole_number(1, _MAX_LAYERS), default=defaults.model.num_layers, metavar="N",
         help="layers of the model (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--decode-steps", type=_at_least(0), default=defaults.decode_steps, metavar="N",
+        "--decode-steps", type=_whole_number(0, _MAX_STEPS), default=defaults.decode_steps, metavar="N",
         help="tokens to decode for each sequence after its first (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -109,24 +113,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sizes(text: str) -> tuple[int, ...]:
     """Parse sizes; order and repetitions do not matter."""
-    accepted = "use whole numbers from 1, comma-separated, such as 1,2,4,8"
+    accepted = f"use whole numbers from 1 to {_MAX_SIZE}, comma-separated, such as 1,2,4,8"
     try:
         sizes = {int(part) for part in text.split(",")}
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of sizes; {accepted}") from None
-    if min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} has a size below 1; {accepted}")
+    if not 1 <= min(sizes) <= max(sizes) <= _MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} has a size out of range; {accepted}")
     return tuple(sorted(sizes))
 
 
-def _at_least(minimum: int) -> Callable[[str], int]:
+def _whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not accepted; use a whole number from {minimum}")
+        if not minimum <= value <= maximum:
+            accepted = f"use a whole number from {minimum} to {maximum}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not accepted; {accepted}")
         return value
 
     return parse
@@ -134,6 +139,9 @@ def _at_least(minimum: int) -> Callable[[str], int]:
 
 def _writable(text: str) -> Path:
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written; give a file in an existing folder")
+    try:
+        path.open("a").close()
+    except OSError as error:
+        said = f"{text!r} cannot be written ({error.strerror}); give a file in an existing folder"
+        raise argparse.ArgumentTypeError(said) from None
     return path

@@ -29,6 +29,10 @@ class Delivery:
     endpoint: str
     taken: int = 0
     lost: int = 0
+    under_way: int = 0
+    """Handed to the endpoint, which has not answered yet."""
+    is_unfinished: bool = False
+    """The end was not waited for any longer."""
     deadline: float | None = None
     """`time.monotonic` after which nothing is tried any more."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -38,9 +42,20 @@ class Delivery:
         """Whether it is too late to try."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
+    @property
+    def not_taken(self) -> int:
+        """What the endpoint did not take, as far as is known."""
+        return max(self.lost + self.under_way, int(self.is_unfinished))
+
+    def begin(self, number: int) -> None:
+        """Note that `number` items are on their way."""
+        with self._lock:
+            self.under_way += number
+
     def note(self, number: int, *, success: bool) -> None:
         """Count `number` items."""
         with self._lock:
+            self.under_way -= number
             if success:
                 self.taken += number
             else:
@@ -56,6 +71,7 @@ class CountingSpanExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export, unless it is too late."""
+        self._delivery.begin(len(spans))
         late = self._delivery.is_past_deadline
         result = SpanExportResult.FAILURE if late else self._exporter.export(spans)
         self._delivery.note(len(spans), success=result is SpanExportResult.SUCCESS)
@@ -82,9 +98,11 @@ class CountingMetricExporter(MetricExporter):
     ) -> MetricExportResult:
         """Export, unless it is too late."""
         number = _count_metrics(metrics_data)
+        self._delivery.under_way = number
         late = self._delivery.is_past_deadline
         result = None if late else self._exporter.export(metrics_data, timeout_millis, **kwargs)
         success = result is MetricExportResult.SUCCESS
+        self._delivery.under_way = 0
         self._delivery.taken = number if success else 0
         self._delivery.lost = 0 if success else number
         return MetricExportResult.SUCCESS if success else MetricExportResult.FAILURE

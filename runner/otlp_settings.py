@@ -20,6 +20,8 @@ SIGNALS = ("traces", "metrics")
 _DEFAULT_TIMEOUT_S = 3.0
 """Of one export; short, so that a run beside a dead endpoint ends soon (the SDK's own default is 10 s)."""
 
+_MAX_TIMEOUT_S = 3600.0
+
 
 class SettingsError(ValueError):
     """A variable has a value that cannot work; the message names both."""
@@ -48,7 +50,12 @@ class OtlpSettings:
     @property
     def uses_receiver(self) -> bool:
         """Whether nothing names an endpoint, so that the run shows its telemetry itself."""
-        return not self.is_disabled and all(target.endpoint is None for target in self.targets)
+        return not self.is_off and all(target.endpoint is None for target in self.targets)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is to be exported at all."""
+        return self.is_disabled or not self.targets
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> OtlpSettings:
@@ -69,6 +76,13 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> OtlpSettings:
     return OtlpSettings(tuple(targets), disabled)
 
 
+def _is_wanted(environ: Mapping[str, str], signal: str) -> bool:
+    name, exporter = _lookup(environ, f"OTEL_{signal.upper()}_EXPORTER")
+    if exporter not in (None, "otlp", "none"):
+        raise SettingsError(f"{name}={exporter!r} is not supported; use otlp or none")
+    return exporter != "none"
+
+
 def _target(environ: Mapping[str, str], signal: str) -> Target:
     name, protocol = _signal_lookup(environ, signal, "PROTOCOL")
     if protocol not in (None, *PROTOCOLS):
@@ -87,8 +101,8 @@ def _timeout_s(environ: Mapping[str, str], signal: str) -> float:
         timeout_s = float(raw)
     except ValueError:
         timeout_s = 0.0
-    if not timeout_s > 0:
-        raise SettingsError(f"{name}={raw!r} is not a number of seconds above 0")
+    if not 0 < timeout_s <= _MAX_TIMEOUT_S:
+        raise SettingsError(f"{name}={raw!r} is not a number of seconds from 0 to {_MAX_TIMEOUT_S:.0f}")
     return timeout_s
 
 

@@ -38,15 +38,19 @@ def show_received(console: Console, received: Received) -> None:
 
 def _show_metric(console: Console, metric: Metric) -> None:
     for point in metric.points:
-        labels = " ".join(f"{_short(key)}={value}" for key, value in point.attributes.items())
+        labels = " ".join(f"{_short(key)}={_plain(value)}" for key, value in point.attributes.items())
         value = f"{point.value:g} {metric.unit}"
         if point.sum is not None:
             value = f"{point.value:g} x, {format_duration(point.sum)} in all"
-        console.print(f"  {metric.name:<34} {value:<28} {escape(labels)}", soft_wrap=True, highlight=False)
+        console.print(f"  {metric.name:<36} {value:<26} {escape(labels)}", soft_wrap=True, highlight=False)
 
 
 def _short(key: str) -> str:
-    return key.removeprefix("cuda.graph.")
+    return key.removeprefix("cuda.graph.").removeprefix("cuda.")
+
+
+def _plain(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def show_generation(console: Console, graphs: Generation, eager: Generation) -> bool:
@@ -63,35 +67,52 @@ def show_generation(console: Console, graphs: Generation, eager: Generation) -> 
         console.print(
             f"Median decode step: {format_duration(graphs.median_decode_time_s)} through the graphs, "
             f"{format_duration(eager.median_decode_time_s)} eager",
-            highlight=False,
+            soft_wrap=True,
         )
     return same
 
 
 def show_deliveries(console: Console, deliveries: list[Delivery], reason: str) -> bool:
     """Print one line on what was delivered where, and on what was not; return whether all was."""
-    lost = [delivery for delivery in deliveries if delivery.lost]
     for delivery in deliveries:
-        if not delivery.lost:
-            console.print(f"Delivered {delivery.taken} {delivery.what} to {escape(delivery.endpoint)}")
+        if not delivery.not_taken:
+            console.print(
+                f"Delivered {delivery.taken} {delivery.what} to {escape(delivery.endpoint)}", soft_wrap=True
+            )
+    lost = [delivery for delivery in deliveries if delivery.not_taken]
     if lost:
-        what = ", ".join(f"{d.lost} {d.what} to {d.endpoint}" for d in lost)
-        console.print(f"[red]NOT delivered:[/red] {escape(what)}: {escape(reason)}", soft_wrap=True)
+        what = ", ".join(f"{d.not_taken} {d.what} to {d.endpoint}" for d in lost)
+        said = reason or "no answer in time"
+        console.print(f"[red]NOT delivered:[/red] {escape(what)}: {escape(said)}", soft_wrap=True)
     return not lost
 
 
-def arrival_mistake(received: Received, triggers: int, graphs: int) -> str | None:
-    """Return how what arrived differs from what the runner itself did, None where it does not."""
+def arrival_mistake(received: Received, triggers: int, graphs: int, signals: frozenset[str]) -> str | None:
+    """Return how what arrived differs from what the runner itself did, None where it does not.
+
+    Args:
+        received: What arrived.
+        triggers: Triggers that there were.
+        graphs: Graphs that were captured.
+        signals: Which of ``traces`` and ``metrics`` are to be complete.
+    """
     metrics = received.metrics()
-    arrived = {
-        "trigger spans": len(received.spans(semconv.SPAN_CAPTURE_TRIGGER)),
-        "capture spans": len([s for s in received.spans(semconv.SPAN_CAPTURE) if not s.is_error]),
-        "capture_triggers": _total(metrics, semconv.METRIC_CAPTURE_TRIGGERS),
-        "captures": _total(metrics, semconv.METRIC_CAPTURES),
+    good = [span for span in received.spans(semconv.SPAN_CAPTURE) if not span.is_error]
+    checks = {
+        "traces": (
+            ("trigger spans", len(received.spans(semconv.SPAN_CAPTURE_TRIGGER)), triggers),
+            ("capture spans", len(good), graphs),
+        ),
+        "metrics": (
+            ("capture_triggers", _total(metrics, semconv.METRIC_CAPTURE_TRIGGERS), triggers),
+            ("captures", _total(metrics, semconv.METRIC_CAPTURES), graphs),
+        ),
     }
-    expected = (triggers, graphs, triggers, graphs)
     wrong = [
-        f"{n:g} {what}, not {e}" for (what, n), e in zip(arrived.items(), expected, strict=True) if n != e
+        f"{arrived:g} {what}, not {expected}"
+        for signal in signals
+        for what, arrived, expected in checks[signal]
+        if arrived != expected
     ]
     return "; ".join(wrong) or None
 

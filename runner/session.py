@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from runner.config import CudaGraphMode
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from runner.otlp_settings import OtlpSettings
     from runner.platforms import Platform
 
+_MAX_REASON = 400
+"""Characters of an error on the screen; the span has all of it."""
+
 
 class ExitCode(IntEnum):
     """What the run ends with."""
@@ -38,10 +42,13 @@ def run_session(arguments: Arguments, settings: OtlpSettings, platform: Platform
     console = Console(highlight=False)
     _introduce(console, arguments, platform)
     with RunnerTelemetry(settings) as telemetry:
-        # Kept until all is delivered: its graphs are alive, and cuda.graph.count says so.
-        runner = _work(console, arguments.config, platform)
-        telemetry.deliver()
-        delivered = _show_telemetry(console, telemetry, arguments)
+        runner = None
+        try:
+            # Kept until all is delivered: its graphs are alive, and cuda.graph.count says so.
+            runner = _work(console, arguments.config, platform)
+        finally:  # what went wrong is in the telemetry: deliver it in any case
+            telemetry.deliver()
+            delivered = _show_telemetry(console, telemetry, arguments)
         if runner is None or not _arrived(console, telemetry, arguments.config, runner.num_graphs):
             return ExitCode.FAILED
     return ExitCode.OK if delivered else ExitCode.NOT_DELIVERED
@@ -57,7 +64,7 @@ def _introduce(console: Console, arguments: Arguments, platform: Platform) -> No
         )
     config = arguments.config
     console.print(
-        f"Device {platform.name}; mode {config.mode.value}; {config.model.num_layers} layers; "
+        f"Device {platform.name}; mode {config.mode.value}; {config.model.num_layers} layer(s); "
         f"capture sizes {','.join(map(str, config.capture_sizes))}",
         soft_wrap=True,
     )
@@ -72,10 +79,13 @@ def _work(console: Console, config: RunConfig, platform: Platform) -> ModelRunne
     try:
         runner = ModelRunner(config, platform)
         runner.capture_model(progress)
-    except GraphMemoryError as error:
-        console.print(f"[red]Capture failed:[/red] {error}", soft_wrap=True)
+    except Exception as error:  # noqa: BLE001  whatever a driver raises; the span has the stack trace
+        named = str(error) if isinstance(error, GraphMemoryError) else f"{type(error).__name__}: {error}"
+        console.print(
+            f"[red]Capture failed:[/red] {escape(' '.join(named.split())[:_MAX_REASON])}", soft_wrap=True
+        )
         return None
-    console.print(f"Captured {runner.num_graphs} graphs")
+    console.print(f"Captured {runner.num_graphs} {'stand-in ' if platform.simulated else ''}graphs")
     through_graphs = generate(runner.execute, config)
     eager = generate(lambda batch: runner.execute(batch, eager=True), config)
     return runner if show_generation(console, through_graphs, eager) else None
@@ -84,8 +94,7 @@ def _work(console: Console, config: RunConfig, platform: Platform) -> ModelRunne
 def _show_telemetry(console: Console, telemetry: RunnerTelemetry, arguments: Arguments) -> bool:
     """Show what arrived here, or say what was delivered elsewhere; return whether all was."""
     if telemetry.is_off:
-        why = "opentelemetry-instrument exports it" if telemetry.is_external else "OTEL_SDK_DISABLED is set"
-        console.print(f"No telemetry is shown here: {why}")
+        console.print(f"No telemetry is shown here: {telemetry.off_because}", soft_wrap=True)
         return True
     if telemetry.receiver is not None:
         show_received(console, telemetry.receiver.received)
@@ -100,7 +109,7 @@ def _arrived(console: Console, telemetry: RunnerTelemetry, config: RunConfig, gr
     if telemetry.receiver is None:
         return True
     triggers = 0 if config.mode is CudaGraphMode.NONE else 1
-    mistake = arrival_mistake(telemetry.receiver.received, triggers, graphs)
+    mistake = arrival_mistake(telemetry.receiver.received, triggers, graphs, telemetry.expected_signals)
     if mistake is not None:
-        console.print(f"[red]What arrived is not what was done:[/red] {mistake}")
+        console.print(f"[red]What arrived is not what was done:[/red] {mistake}", soft_wrap=True)
     return mistake is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,15 @@ class Pipeline:
         """Deliver, and return the capture spans."""
         self.instrumentor.force_flush()
         return self.received.spans(CAPTURE)
+
+    def wait_for_captures(self, number: int) -> None:
+        """Wait until capture spans have been made by themselves and arrived; nothing is hurried here."""
+        arrived = False
+        deadline = time.monotonic() + 4
+        while not arrived and time.monotonic() < deadline:
+            self.tracer_provider.force_flush()
+            arrived = self._receiver.wait_for(lambda r: len(r.spans(CAPTURE)) >= number, timeout_s=0.1)
+        assert arrived
 
     def triggers(self) -> list[Span]:
         """Deliver, and return the trigger spans."""

@@ -145,6 +145,99 @@ def test_exception_whose_str_raises(pipeline: Pipeline, stand_in: StandIn) -> No
     assert span.attributes["error.type"].endswith("Mute")
 
 
+def test_exception_that_would_wait_for_the_device_when_printed(pipeline: Pipeline, stand_in: StandIn) -> None:
+    """It is described after the end of the capture: before, printing it would invalidate the capture."""
+
+    class HoldsTensor(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            return f"value {self.args[0].sum().item()}"
+
+    def body(x):
+        raise HoldsTensor(x)
+
+    with pytest.raises(HoldsTensor):
+        stand_in.capture(body=body)
+
+    (span,) = pipeline.captures()
+    assert span.status_message.endswith("value 4.0")
+    assert len(span.events) == 1
+
+
+def test_exception_that_utf_8_cannot_hold(pipeline: Pipeline, stand_in: StandIn) -> None:
+    def body(x):
+        raise OSError("\udcff")
+
+    with pytest.raises(OSError):  # noqa: PT011
+        stand_in.capture(body=body)
+    stand_in.capture()
+
+    assert [span.is_error for span in pipeline.captures()] == [True, False]
+
+
+def test_capture_ended_inside_its_block(pipeline: Pipeline, stand_in: StandIn) -> None:
+    """As by a context of one's own whose ``__exit__`` never reaches torch's."""
+
+    class Own(stand_in.module.graph):
+        def __exit__(self, *exc_info):
+            self._capturing.release()
+            self._graph.capture_end()
+
+    graph = stand_in.graph()
+    with Own(graph):
+        pass
+
+    (span,) = pipeline.captures()
+    assert not span.is_error
+    assert pipeline.total("cuda.graph.captures") == 1
+
+
+@pytest.mark.parametrize("key", [["b", 1], ("t", 2), 7, {"size": 8}, None, object])
+def test_keys_of_any_type(pipeline: Pipeline, stand_in: StandIn, key: object) -> None:
+    with capture_trigger(engine="mine"), batch_descriptor(key):
+        stand_in.capture()
+
+    (span,) = pipeline.captures()
+    assert span.attributes.get("cuda.graph.key") == (None if key is None else str(key))
+    assert len(pipeline.triggers()) == 1
+
+
+def test_values_that_are_not_what_they_should_be(pipeline: Pipeline, stand_in: StandIn) -> None:
+    import numpy as np
+    import torch
+
+    from runner.config import CudaGraphMode
+
+    tensor = torch.ones(4)
+    with batch_descriptor(runtime_mode=CudaGraphMode.FULL, batch_size=np.int64(8), num_tokens=tensor):
+        stand_in.capture()
+
+    attributes = pipeline.captures()[0].attributes
+    assert attributes["cuda.graph.runtime_mode"] == "FULL"
+    assert attributes["cuda.graph.batch_size"] == 8
+    assert "cuda.graph.num_tokens" not in attributes
+
+
+def test_descriptor_in_a_generator_that_is_closed_elsewhere() -> None:
+    import contextvars
+
+    def captures():
+        with batch_descriptor("key"):
+            yield
+
+    generator = captures()
+    contextvars.copy_context().run(next, generator)
+    generator.close()
+
+
+def test_descriptor_s_own_phase_is_kept(pipeline: Pipeline, stand_in: StandIn) -> None:
+    graph = stand_in.capture()
+    graph.reset()
+    with batch_descriptor(phase="startup"):
+        stand_in.capture(graph)
+
+    assert pipeline.captures()[1].attributes["cuda.graph.phase"] == "startup"
+
+
 def test_begin_that_raises(pipeline: Pipeline, stand_in: StandIn) -> None:
     """A graph that holds a capture refuses another, and goes on to be live."""
     graph = stand_in.capture()
@@ -231,6 +324,18 @@ def test_begin_abandoned_by_the_death_of_its_graph(pipeline: Pipeline, stand_in:
 
     (span,) = pipeline.captures()
     assert span.attributes["error.type"] == "CaptureAbandoned"
+
+
+def test_death_of_a_capturing_graph_does_not_hold_up_others(pipeline: Pipeline, stand_in: StandIn) -> None:
+    graph = stand_in.graph()
+    graph.capture_begin()
+    graph._recording.__exit__(None, None, None)
+    del graph
+    gc.collect()
+    stand_in.capture()
+
+    pipeline.wait_for_captures(2)
+    assert [span.is_error for span in pipeline.received.spans("cuda.graph.capture")] == [True, False]
 
 
 def test_end_without_begin_is_no_capture(pipeline: Pipeline, stand_in: StandIn) -> None:

@@ -114,14 +114,47 @@ def test_a_trigger_that_fails_the_program_loses_nothing() -> None:
     assert len(receiver.received.spans(CAPTURE)) == 1
 
 
+def test_a_trigger_that_never_ends_is_told_at_the_end() -> None:
+    """On a thread that the exit does not wait for."""
+    run, receiver = run_to_its_end(
+        """
+        import threading
+        inside = threading.Event()
+
+        def hang():
+            with capture_trigger(engine="mine"):
+                capture()
+                inside.set()
+                threading.Event().wait()
+
+        threading.Thread(target=hang, daemon=True).start()
+        inside.wait()
+        """
+    )
+
+    assert run.returncode == 0, run.stderr
+    (trigger,) = receiver.received.spans(TRIGGER)
+    assert trigger.attributes["error.type"] == "CaptureAbandoned"
+    assert trigger.attributes["cuda.graph.captured"] == 1
+    assert len(receiver.received.spans(CAPTURE)) == 1
+
+
+def test_a_graph_that_died_capturing_is_told_at_the_end() -> None:
+    run, receiver = run_to_its_end("plain_graphs.PlainGraph().capture_begin()")
+
+    assert run.returncode == 0, run.stderr
+    (span,) = receiver.received.spans(CAPTURE)
+    assert span.attributes["error.type"] == "CaptureAbandoned"
+
+
 def test_a_provider_set_up_after_the_first_capture_gets_the_last() -> None:
     """Exit hooks run last in, first out: ours must come before that of a provider that came later."""
-    program = INSTRUMENT + "capture()\nCudaGraphInstrumentor().hand_over()\n" + SET_UP + "kept = capture()"
+    program = INSTRUMENT + "early = capture()\n" + SET_UP + "kept = capture()"
     with OtlpReceiver() as receiver:
         run = run_program(program, receiver)
 
     assert run.returncode == 0, run.stderr
-    assert len(receiver.received.spans(CAPTURE)) == 1
+    assert len(receiver.received.spans(CAPTURE)) == 2  # the early one had not been handed over yet
 
 
 def test_a_forked_child_starts_from_zero() -> None:
@@ -243,6 +276,19 @@ def test_more_spans_than_the_sdk_s_queue_holds(stand_in: StandIn) -> None:
     eventually(lambda: queue.taken + queue.dropped == 5001)
     CudaGraphInstrumentor().uninstrument()
     assert queue.dropped == 0
+
+
+def test_what_waits_outside_a_trigger_is_bounded(stand_in: StandIn) -> None:
+    with Pipeline(Config(max_pending=10)) as pipeline:
+        holding = stand_in.graph()
+        kept = [stand_in.graph() for _ in range(30)]
+        threading.Thread(target=holding.capture_begin).start()  # holds back the spans of the others
+        for graph in kept:
+            graph.capture_begin()
+            graph.capture_end()
+
+        assert len(pipeline.captures()) == 10
+        assert pipeline.total("cuda.graph.captures") == 30
 
 
 def test_what_waits_is_bounded(stand_in: StandIn, caplog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from otel_cudagraph import CudaGraphInstrumentor, GraphFamily, register_graph_family
+from otel_cudagraph import CudaGraphInstrumentor, GraphFamily, batch_descriptor, register_graph_family
 from tests import plain_graphs
+from tests.backends import eventually
 from tests.conftest import StandIn
 from tests.pipeline import Pipeline
 
@@ -89,6 +91,81 @@ def test_instrument_again_goes_on_counting(stand_in: StandIn) -> None:
 
         assert pipeline.total("cuda.graph.captures") == 2
         assert pipeline.total("cuda.graph.replays") == 2
+
+
+@pytest.mark.parametrize("name", ["replay", "capture_end", "capture_begin"])
+def test_a_leftover_patch_of_ours_stays_inert_when_instrumented_again(stand_in: StandIn, name: str) -> None:
+    """Somebody saved our method, wrapped it, and put it back after `uninstrument()`."""
+    cls = stand_in.module.StandInGraph
+    stock = vars(cls)[name]
+    with Pipeline() as pipeline:
+        saved = vars(cls)[name]
+        setattr(cls, name, functools.partialmethod(saved))
+        pipeline.instrumentor.uninstrument()
+        setattr(cls, name, saved)
+        try:
+            pipeline.instrumentor.instrument(
+                tracer_provider=pipeline.tracer_provider, meter_provider=pipeline.meter_provider
+            )
+            stand_in.capture().replay()
+
+            assert pipeline.total("cuda.graph.captures") == 1
+            assert pipeline.total("cuda.graph.replays") == 1
+            assert len(pipeline.captures()) == 1
+            pipeline.instrumentor.uninstrument()
+        finally:
+            setattr(cls, name, stock)
+
+
+def test_a_graph_reset_while_nobody_looked_is_not_live(stand_in: StandIn) -> None:
+    with Pipeline() as pipeline:
+        again = {"tracer_provider": pipeline.tracer_provider, "meter_provider": pipeline.meter_provider}
+        with batch_descriptor(runtime_mode="FULL"):
+            graph = stand_in.capture()
+        graph.replay()
+        pipeline.instrumentor.uninstrument()
+        graph.reset()
+        pipeline.instrumentor.instrument(**again)
+        assert pipeline.total("cuda.graph.count") == 0
+
+        with batch_descriptor(runtime_mode="PIECEWISE"):
+            stand_in.capture(graph)
+        graph.replay()
+        assert pipeline.total("cuda.graph.count", runtime_mode="FULL") == 0
+        assert pipeline.total("cuda.graph.count", runtime_mode="PIECEWISE") == 1
+        assert pipeline.total("cuda.graph.replays", runtime_mode="FULL") == 1
+        assert pipeline.total("cuda.graph.replays", runtime_mode="PIECEWISE") == 1
+
+
+def test_a_capture_across_uninstrument_is_no_failure(stand_in: StandIn) -> None:
+    with Pipeline() as pipeline:
+        graph = stand_in.graph()
+        graph.capture_begin()
+        pipeline.instrumentor.uninstrument()
+        graph.capture_end()
+        pipeline.instrumentor.instrument(
+            tracer_provider=pipeline.tracer_provider, meter_provider=pipeline.meter_provider
+        )
+        graph.reset()
+
+        assert pipeline.captures() == []
+
+
+def test_nothing_is_left_of_many_rounds(stand_in: StandIn) -> None:
+    import gc
+    import threading
+
+    from otel_cudagraph.installation import Installation
+
+    for _ in range(5):
+        CudaGraphInstrumentor().instrument()
+        stand_in.capture()
+        CudaGraphInstrumentor().uninstrument()
+    gc.collect()
+
+    eventually(lambda: not [t for t in threading.enumerate() if t.name == "otel-cudagraph-outbox"])
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is Installation]
 
 
 def test_a_second_construction_keeps_the_state(pipeline: Pipeline, stand_in: StandIn) -> None:

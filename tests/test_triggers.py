@@ -87,16 +87,32 @@ def test_decorator_with_nothing_to_capture(pipeline: Pipeline) -> None:
     assert pipeline.total("cuda.graph.capture_triggers") == 0
 
 
-@pytest.mark.parametrize("kind", ["coroutine", "generator"])
+@pytest.mark.parametrize("kind", ["coroutine", "generator", "asynchronous generator"])
 def test_decorator_refuses_what_does_not_run_when_called(kind: str) -> None:
     async def coroutine() -> None: ...
 
     def generator():
         yield
 
-    function = {"coroutine": coroutine, "generator": generator}[kind]
+    async def asynchronous_generator():
+        yield
+
+    functions = (coroutine, generator, asynchronous_generator)
+    function = {each.__name__.replace("_", " "): each for each in functions}[kind]
     with pytest.raises(TypeError, match=r"use `with capture_trigger\(\.\.\.\)`"):
         capture_trigger(engine="mine")(function)
+
+
+def test_decorator_of_a_partial_and_of_an_object(pipeline: Pipeline) -> None:
+    import functools
+
+    class Capturer:
+        def __call__(self, number: int) -> int:
+            return number
+
+    assert capture_trigger(engine="mine")(functools.partial(max, 3))(5) == 5
+    assert capture_trigger(engine="mine")(Capturer())(5) == 5
+    assert len(pipeline.triggers()) == 2
 
 
 def test_nested_trigger_is_part_of_the_outer(pipeline: Pipeline, stand_in: StandIn) -> None:
@@ -157,7 +173,11 @@ def test_trigger_failed_by_an_error_that_wraps_a_capture_s(pipeline: Pipeline, s
 
     (trigger,) = pipeline.triggers()
     assert trigger.attributes["error.type"] == "runner.stand_in.StreamCaptureUnsupported"
-    assert trigger.events[0].attributes["exception.message"].startswith("Capture cuda graph failed")
+    root, outcome = (event.attributes for event in trigger.events)
+    assert root["exception.type"] == "runner.stand_in.StreamCaptureUnsupported"
+    assert "not permitted" in root["exception.message"]
+    assert outcome["exception.type"] == "RuntimeError"
+    assert outcome["exception.message"].startswith("Capture cuda graph failed")
 
 
 def test_failed_capture_that_the_engine_survives(pipeline: Pipeline, stand_in: StandIn) -> None:
@@ -227,6 +247,47 @@ def test_threads_that_the_trigger_started(pipeline: Pipeline, stand_in: StandIn)
     assert [capture.parent_id for capture in captures] == [trigger.span_id] * 2
     assert {capture.attributes["cuda.graph.engine"] for capture in captures} == {"mine"}
     assert trigger.attributes["cuda.graph.captured"] == 2
+
+
+def test_two_runners_in_two_threads_are_two_triggers(pipeline: Pipeline, stand_in: StandIn) -> None:
+    """Whichever thread starts first: only a trigger of the same context is an outer one."""
+
+    def run(engine: str) -> None:
+        with capture_trigger(engine=engine):
+            stand_in.capture()
+
+    with capture_trigger(engine="one"):
+        thread = threading.Thread(target=run, args=("two",))
+        thread.start()
+        thread.join()
+        stand_in.capture()
+
+    triggers = {span.attributes["cuda.graph.engine"]: span for span in pipeline.triggers()}
+    assert set(triggers) == {"one", "two"}
+    assert {span.attributes["cuda.graph.engine"]: span.parent_id for span in pipeline.captures()} == {
+        engine: span.span_id for engine, span in triggers.items()
+    }
+
+
+def test_one_trigger_object_in_two_threads(pipeline: Pipeline, stand_in: StandIn) -> None:
+    shared = capture_trigger(engine="mine")
+    inside, outside = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with shared:
+            inside.set()
+            outside.wait(10)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    inside.wait(10)
+    with shared:
+        assert trace.get_current_span().get_span_context().is_valid
+    assert not trace.get_current_span().get_span_context().is_valid
+    outside.set()
+    thread.join()
+
+    assert len(pipeline.triggers()) == 2
 
 
 def test_thread_that_ran_before_is_not_the_trigger_s(pipeline: Pipeline, stand_in: StandIn) -> None:

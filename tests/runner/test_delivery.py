@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import pytest
@@ -56,7 +59,7 @@ def test_nobody_listens(protocol: str, monkeypatch, capfd) -> None:
 
     screen, errors = capfd.readouterr()
     assert code == 3, screen
-    assert "Captured 8 graphs" in screen
+    assert "Captured 8 stand-in graphs" in screen
     assert "the same tokens" in screen
     (line,) = [line for line in screen.splitlines() if "NOT delivered" in line]
     assert f"9 spans to http://127.0.0.1:{port}" in line
@@ -64,6 +67,106 @@ def test_nobody_listens(protocol: str, monkeypatch, capfd) -> None:
     assert "refused" in line.lower() or "unavailable" in line.lower()
     assert "Traceback" not in screen + errors
     assert "retrying" not in errors
+
+
+def test_a_web_page_is_no_receiver(monkeypatch, capsys) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args): ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+
+    code = main(SMALL_JOB)
+    server.shutdown()
+    server.server_close()
+
+    screen = capsys.readouterr().out
+    assert code == 3, screen
+    assert "NOT delivered: 9 spans" in screen
+    assert "text/html" in screen
+
+
+def test_an_answer_that_never_ends(monkeypatch, capsys) -> None:
+    """A header a second for ever: no time-out of a read ever fires."""
+
+    def trickle(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    def answer(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                connection.sendall(b"X-More: yes\r\n")
+                time.sleep(0.5)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=trickle, args=(server,), daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+
+        code = main(SMALL_JOB)
+
+    screen = capsys.readouterr().out
+    assert code == 3, screen
+    assert "NOT delivered: 9 spans" in screen
+
+
+def test_a_proxy_is_not_asked_for_the_own_receiver(monkeypatch, capsys) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    assert main(SMALL_JOB) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zzz"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc"),
+    ],
+)
+def test_variables_that_the_sdk_refuses(variable: str, value: str, monkeypatch, capsys) -> None:
+    monkeypatch.setenv(variable, value)
+
+    assert main(SMALL_JOB) == 2
+
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "the SDK refuses an OTEL_* variable" in error
+
+
+def test_ctrl_c_loses_nothing_and_shows_no_traceback(monkeypatch, capsys) -> None:
+    from runner import session
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "generate", interrupt)
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.grpc_endpoint)
+
+        assert main(SMALL_JOB) == 130
+
+    assert capsys.readouterr().err == "runner: interrupted\n"
+    assert len(receiver.received.spans(CAPTURE)) == 8
+    assert receiver.received.metrics()["cuda.graph.captures"].total() == 8
 
 
 def test_somebody_listens_and_never_answers(monkeypatch, capfd) -> None:
@@ -110,6 +213,31 @@ def test_tls_with_a_certificate_of_one_s_own(monkeypatch, capsys, tmp_path) -> N
 
     assert code == 0, capsys.readouterr().out
     assert len(receiver.received.spans(CAPTURE)) == 8
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_METRICS_EXPORTER", "none"),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+        ("TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+    ],
+)
+def test_what_is_left_out_on_purpose_is_not_missed(variable: str, value: str, monkeypatch, capsys) -> None:
+    monkeypatch.setenv(variable, value)
+
+    code = main(SMALL_JOB)
+
+    assert code == 0, capsys.readouterr().out
+
+
+def test_json_is_not_silently_left_out(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+
+    assert main([*SMALL_JOB, "--otlp-json", str(tmp_path / "file")]) == 2
+
+    assert "unset OTEL_EXPORTER_OTLP_ENDPOINT" in capsys.readouterr().err
 
 
 def test_sdk_disabled(monkeypatch, capsys) -> None:

@@ -153,8 +153,25 @@ def test_two_thousand_spans_all_arrive(tmp_path, capsys) -> None:
     received = Received.from_file(file)
     assert len(received.spans(CAPTURE)) == 2100
     assert received.metrics()["cuda.graph.captures"].total() == 2100
-    assert "Delivered 2101 spans" in screen
+    assert "Delivered 2101 spans to the runner's own receiver" in screen
     assert "… and 1,900 more" in screen
+
+
+def test_capture_that_fails_otherwise_is_delivered_and_told(monkeypatch, capsys, tmp_path) -> None:
+    from runner.model import Transformer
+
+    def piece(*args, **kwargs):
+        raise LookupError("no kernel for this device")
+
+    monkeypatch.setattr(Transformer, "piece", piece)
+
+    code = main(["--device", "cpu", "--cudagraph-mode", "PIECEWISE"])
+
+    screen = capsys.readouterr()
+    assert code == 1
+    assert "Capture failed: LookupError: no kernel for this device" in screen.out
+    assert "ERROR LookupError" in screen.out
+    assert "Traceback" not in screen.out + screen.err
 
 
 def test_out_of_memory_in_a_capture(monkeypatch, capsys, tmp_path) -> None:
