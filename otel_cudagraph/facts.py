@@ -17,8 +17,13 @@ from otel_cudagraph.clock import Anchor, now_ns
 from otel_cudagraph.semconv import ERROR_ABANDONED, Phase, Purpose
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
+
+    # Under a name: `type` is a field of Failure.
+    ErrorClass: TypeAlias = type[BaseException]
 
 _MAX_TEXT = 16_384
 """Characters that are kept: of a message the first, of a stack trace the last."""
@@ -64,7 +69,7 @@ class Failure:
     """`id` of the exception: tells the same object again while it propagates."""
 
     @classmethod
-    def of(cls, error: BaseException | type[BaseException]) -> Failure:
+    def of(cls, error: BaseException | ErrorClass) -> Failure:
         """Describe `error`, also one whose ``str()`` raises.
 
         Never while a capture is open: an exception may hold a tensor, and printing

@@ -6,6 +6,7 @@ garbage collector may run anywhere, also inside our own lock.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections import deque
@@ -109,8 +110,10 @@ class TrackedGraph:
         """Take the counter off the graph and start from zero: it may be captured anew."""
         self.counter = ReplayCounter()
         graph = self._death()
-        if graph is not None:
-            vars(graph).pop(REPLAYS, None)
+        # Not through vars(): that would give the graph a dictionary of its own, for good,
+        # and make each look-up on it slower.
+        with contextlib.suppress(AttributeError):
+            delattr(graph, REPLAYS)
 
 
 class GraphRegistry:

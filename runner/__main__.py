@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.otlp_json is not None and not settings.uses_receiver:
         return _refuse(
             f"--otlp-json {arguments.otlp_json}: it writes what the embedded receiver got, which the "
-            "environment leaves out; unset OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_SDK_DISABLED, OTEL_*_EXPORTER)"
+            "environment leaves out: unset OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SDK_DISABLED, OTEL_*_EXPORTER"
         )
     return _run(arguments, settings)
 

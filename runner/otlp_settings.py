@@ -66,9 +66,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> OtlpSettings:
             certificate no file.
     """
     _check_certificates(environ)
-    wanted = [
-        signal for signal in SIGNALS if _lookup(environ, f"OTEL_{signal.upper()}_EXPORTER")[1] != "none"
-    ]
+    wanted = [signal for signal in SIGNALS if _is_wanted(environ, signal)]
     targets = [_target(environ, signal) for signal in wanted]
     if any(target.endpoint is not None for target in targets):
         targets = [target for target in targets if target.endpoint is not None]
