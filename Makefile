@@ -46,6 +46,7 @@ gpu-test: ## Run the GPU checks with PYTHON's own torch, no network needed
 
 bench: setup ## Run the benchmarks (a GPU gives figures that mean something)
 	@$(BIN)/python -m benchmarks.replay $(ARGS)
+	@$(BIN)/python -m benchmarks.capture
 
 backends: ## Build the OpenTelemetry Collector and Jaeger; prints where they are
 	@backends/build.sh

@@ -126,31 +126,36 @@ def counting_replay(original: Method, recorder: CaptureRecorder, family: GraphFa
     back. (A class that stands between the two in somebody's method resolution order
     is passed over, then.)
     """
-    beneath = _beneath_bare_shim(original)
-    if beneath is None:
+    launch = _beneath_bare_shim(original)
+    if launch is None:
         return _counting(original, recorder, family)
+    count: Callable[[Any], Any] = next
 
     # Every bytecode costs here, since the launch before has evicted the interpreter from
-    # the caches: locals by way of defaults, one attribute, nothing kept across the launch.
-    # So the count comes first and is taken back where the launch raises.
-    def replay(self: Any, *, _launch: Method = beneath, _count: Callable[[Any], Any] = next) -> Any:
+    # the caches: one attribute, nothing kept across the launch, and no further parameter,
+    # which would keep CPython from calling this without building arguments. So the count
+    # comes first and is taken back where the launch raises.
+    def replay(self: Any) -> Any:
         try:
-            _count(self._otel_cudagraph_replays)
+            count(self._otel_cudagraph_replays)
         except (AttributeError, TypeError):  # a graph that we did not see captured
             pass
         else:
             try:
-                return _launch(self)
+                return launch(self)
             except BaseException:
                 recorder.replay_failed(self)
                 raise
-        result = _launch(self)
+        result = launch(self)
         recorder.replayed_unseen(family, self)
         return result
 
     # It may stay inside somebody else's patch, where another of ours counts later.
-    inert = {"_launch": beneath, "_count": _count_nothing}
-    recorder.when_deactivated(lambda: setattr(replay, "__kwdefaults__", inert))
+    def deactivate() -> None:
+        nonlocal count
+        count = _count_nothing
+
+    recorder.when_deactivated(deactivate)
     return replay
 
 
