@@ -107,7 +107,7 @@ def test_an_answer_that_never_ends(monkeypatch, capsys) -> None:
             threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
     def answer(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError):
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\n")
             while True:
@@ -183,12 +183,10 @@ def test_somebody_listens_and_never_answers(monkeypatch, capfd) -> None:
 
 
 def _accept_for_ever(server: socket.socket) -> None:
-    held = []
-    while True:
-        try:
-            held.append(server.accept())
-        except OSError:
-            return
+    with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            held.enter_context(connection)
 
 
 def test_tls_with_a_certificate_of_one_s_own(monkeypatch, capsys, tmp_path) -> None:
