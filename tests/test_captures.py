@@ -70,6 +70,30 @@ def test_times_are_those_of_the_parts(pipeline: Pipeline, stand_in: StandIn) -> 
     assert pipeline.metrics()["cuda.graph.capture.duration"].points[0].sum == pytest.approx(span.duration_s)
 
 
+def test_a_wall_clock_that_is_set_back_tears_nothing_apart(
+    pipeline: Pipeline, stand_in: StandIn, monkeypatch
+) -> None:
+    clock = iter(range(10**18, 0, -(10**12)))
+    monkeypatch.setattr("time.time_ns", lambda: next(clock))
+    with capture_trigger(engine="mine"):
+        stand_in.capture()
+        stand_in.capture()
+    monkeypatch.undo()
+
+    (trigger,) = pipeline.triggers()
+    first, second = pipeline.captures()
+    assert (
+        trigger.start_ns <= first.start_ns < first.end_ns <= second.start_ns < second.end_ns <= trigger.end_ns
+    )
+
+
+def test_rank_outside_a_trigger(pipeline: Pipeline, stand_in: StandIn, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "5")
+    stand_in.capture()
+
+    assert pipeline.captures()[0].attributes["cuda.graph.rank"] == 5
+
+
 def test_python_error_in_the_body_is_a_failed_capture(pipeline: Pipeline, stand_in: StandIn) -> None:
     """Ending the capture goes well after it, and the graph can be replayed: it failed all the same."""
     error = ValueError("not today")

@@ -7,9 +7,9 @@ contexts also close captures by themselves. No double count, nothing missed.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
-from types import ModuleType
+import time
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -21,10 +21,13 @@ NAME = "torch.cuda.graphs_on_a_fake_driver"
 SPLIT = hasattr(torch.cuda.CUDAGraph, "capture_end_pre")
 
 
+PROPERTIES = SimpleNamespace(name="NVIDIA Fake", uuid="7a2cf67e-e440-f2ce-2224-78f06aaad188")
+
+
 class FakeDriverGraph:
     """Stands for `torch._C._CUDAGraph`."""
 
-    _ids = itertools.count(1)
+    instantiate_s = 0.0
 
     def __new__(cls, keep_graph=False):
         graph = super().__new__(cls)
@@ -51,6 +54,7 @@ class FakeDriverGraph:
         self._do("capture_end_post")
 
     def instantiate(self):
+        time.sleep(self.instantiate_s)
         self._do("instantiate")
         self._has_graph_exec = True
 
@@ -81,7 +85,7 @@ def graphs(monkeypatch) -> ModuleType:
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: FakeStream())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: type("P", (), {"name": "fake"}))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: PROPERTIES)
     spec = importlib.util.spec_from_file_location(NAME, torch.cuda.graphs.__file__)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, NAME, module)
@@ -111,6 +115,8 @@ def test_one_capture_is_one_span(torch_pipeline, graphs) -> None:
     assert not span.is_error
     assert span.attributes["cuda.graph.pool_id"] == "(0, 7)"
     assert span.attributes["hw.type"] == "gpu"
+    assert span.attributes["hw.name"] == "NVIDIA Fake"
+    assert span.attributes["hw.id"] == "GPU-7a2cf67e-e440-f2ce-2224-78f06aaad188"
     assert torch_pipeline.total("cuda.graph.captures") == 1
     assert torch_pipeline.total("cuda.graph.replays") == 1
 
@@ -120,11 +126,24 @@ def test_kept_graph_instantiates_later(torch_pipeline, graphs) -> None:
     with capture_trigger(engine="mine"):
         with context(graphs, graph):
             pass
+        graph.instantiate_s = 0.02
         graph.instantiate()
         graph.instantiate()
 
-    assert len(torch_pipeline.captures()) == 1
+    (span,) = torch_pipeline.captures()
+    assert span.attributes["cuda.graph.instantiate_time"] >= 0.04
     assert torch_pipeline.total("cuda.graph.captures") == 1
+
+
+@pytest.mark.parametrize("pool", [(0, 3), SimpleNamespace(id=(0, 3))], ids=["handle", "MemPool"])
+def test_pool_of_a_failed_capture(torch_pipeline, graphs, pool) -> None:
+    """It cannot be asked of the graph then: what it was given is what is known."""
+    graph = graphs.CUDAGraph()
+    graph.fails = {"capture_begin"}
+    with pytest.raises(RuntimeError):
+        graph.capture_begin(pool)
+
+    assert torch_pipeline.captures()[0].attributes["cuda.graph.pool_id"] == "(0, 3)"
 
 
 @pytest.mark.parametrize("where", ["capture_begin", "capture_end_pre" if SPLIT else "capture_end"])
