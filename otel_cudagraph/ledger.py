@@ -58,7 +58,6 @@ class Ledger:
     def capture_began(self, graph: object, capture: OpenCapture) -> None:
         """Tie an open capture to its graph."""
         with self._lock:
-            self._reap()
             self._registry.track(graph).open_capture = capture
 
     def captured_before(self, graph: object) -> bool:

@@ -126,7 +126,7 @@ class CaptureRecorder:
         capture = self._contexts.pop(id(context), None)
         if capture is not None:
             capture.leaving_context = True
-            capture.body_error = error or error_type
+            capture.body_error = error_type if error is None else error
         return capture
 
     @guarded
@@ -332,7 +332,8 @@ def _raised_since_begin(capture: OpenCapture) -> BaseException | None:
 
 def _describe_errors(capture: OpenCapture, error: BaseException | None) -> None:
     """Note the root cause, which is what the body raised, and what the host sees instead of it."""
-    fact, root = capture.fact, capture.body_error or error
+    fact = capture.fact
+    root = error if capture.body_error is None else capture.body_error
     if root is not None:
         fact.failure = Failure.of(root)
     if error is not None and error is not root:

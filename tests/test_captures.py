@@ -187,6 +187,26 @@ def test_exception_that_would_wait_for_the_device_when_printed(pipeline: Pipelin
     assert len(span.events) == 1
 
 
+def test_exception_that_is_false(pipeline: Pipeline, stand_in: StandIn) -> None:
+    """Whether there is an error is no question for the error's own truth value."""
+
+    class Empty(Exception):  # noqa: N818
+        def __bool__(self) -> bool:
+            return False
+
+    def body(x):
+        raise Empty("of meaning")
+
+    with pytest.raises(Empty), capture_trigger(engine="mine"):
+        stand_in.capture(body=body)
+
+    (capture,), (trigger,) = pipeline.captures(), pipeline.triggers()
+    assert capture.status_message.endswith("Empty: of meaning")
+    assert len(capture.events) == 1
+    assert trigger.attributes["error.type"].endswith("Empty")
+    assert pipeline.total("cuda.graph.captures") == 0
+
+
 def test_exception_that_utf_8_cannot_hold(pipeline: Pipeline, stand_in: StandIn) -> None:
     def body(x):
         raise OSError("\udcff")
