@@ -132,6 +132,23 @@ class TestBareShim:
         assert error.__context__ is None
         assert plain_pipeline.total("cuda.graph.replays") == 1
 
+    def test_leftover_of_ours_stays_inert_when_instrumented_again(self, plain_pipeline, graph) -> None:
+        """Somebody saved our method while it was there, and put it back after `uninstrument()`."""
+        stock = plain_graphs.PlainGraph.replay.__wrapped__
+        leftover = plain_graphs.PlainGraph.replay
+        plain_pipeline.instrumentor.uninstrument()
+        plain_graphs.PlainGraph.replay = leftover
+        try:
+            plain_pipeline.instrumentor.instrument(
+                tracer_provider=plain_pipeline.tracer_provider, meter_provider=plain_pipeline.meter_provider
+            )
+            graph.replay()
+
+            assert plain_pipeline.total("cuda.graph.replays") == 1
+            plain_pipeline.instrumentor.uninstrument()
+        finally:
+            plain_graphs.PlainGraph.replay = stock
+
     def test_graph_that_was_not_seen_captured(self, plain_pipeline) -> None:
         graph = plain_graphs.PlainGraph()
         graph.error = error = RuntimeError("replay without a preceding successful capture")
