@@ -1,7 +1,7 @@
-"""Attribute replacements on classes that can be undone exactly.
+"""Attribute replacements on classes and modules that can be undone exactly.
 
-Methods are replaced on the class that defines them, never by rebinding a
-module's name: other modules hold their own references to the class.
+Methods are replaced on the class that defines them, never by rebinding the class's
+name in a module: other modules hold their own references to the class.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     Method = Callable[..., Any]
 
@@ -24,10 +25,20 @@ class PatchSet:
     """Replacements made so far, undone newest first by `restore`."""
 
     def __init__(self) -> None:
-        self._applied: list[tuple[type, str, object, object]] = []
+        self._applied: list[tuple[object, str, object, object]] = []
+        self._holders: list[tuple[str, str, object, object]] = []
 
-    def replace(self, owner: type, name: str, make: Callable[[Method], Method]) -> None:
+    def replace(
+        self, owner: object, name: str, make: Callable[[Method], Method], holders: Iterable[str] = ()
+    ) -> None:
         """Replace `owner.name` by `make(original)`.
+
+        Args:
+            owner: A class or module.
+            name: The attribute.
+            make: Makes the replacement.
+            holders: Modules that hold the function under the same name, as a
+                ``from … import`` leaves it; those imported later get theirs from `owner`.
 
         Raises:
             AttributeError: `owner` has no such method.
@@ -40,19 +51,36 @@ class PatchSet:
         replacement._torchdynamo_disable = True  # type: ignore[attr-defined]  # noqa: SLF001
         setattr(owner, name, replacement)
         self._applied.append((owner, name, previous, replacement))
+        for holder in holders:
+            _exchange(holder, name, original, replacement)
+            self._holders.append((holder, name, original, replacement))
 
     def restore(self) -> None:
         """Undo every replacement; leave and name those that somebody has wrapped since."""
+        while self._holders:
+            holder, name, original, replacement = self._holders.pop()
+            _exchange(holder, name, replacement, original)
         while self._applied:
             owner, name, previous, replacement = self._applied.pop()
             if vars(owner).get(name) is not replacement:
                 _logger.warning(
-                    "%s.%s.%s was patched by somebody else after us: left as it is, ours is inert inside it",
-                    owner.__module__,
-                    owner.__qualname__,
+                    "%s.%s was patched by somebody else after us: left as it is, ours is inert inside it",
+                    _dotted_name(owner),
                     name,
                 )
             elif previous is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, previous)
+
+
+def _exchange(module: str, name: str, old: object, new: object) -> None:
+    holder = sys.modules.get(module)
+    if holder is not None and vars(holder).get(name) is old:
+        setattr(holder, name, new)
+
+
+def _dotted_name(owner: object) -> str:
+    if isinstance(owner, type):
+        return f"{owner.__module__}.{owner.__qualname__}"
+    return str(getattr(owner, "__name__", owner))

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from otel_cudagraph import installation, scope
+from otel_cudagraph import scope
 from otel_cudagraph._guard import guarded
-from otel_cudagraph.attribution import calling_frame, function_name
+from otel_cudagraph.current import call_in_trigger, close_trigger, open_trigger
 from otel_cudagraph.facts import Descriptor, encodable
+from otel_cudagraph.frames import calling_frame, function_name
 from otel_cudagraph.semconv import ENGINE_TORCH, Phase, Purpose
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from otel_cudagraph.installation import OpenedTrigger
+    from otel_cudagraph.current import OpenedTrigger
 
 E = TypeVar("E", bound=Enum)
 P = ParamSpec("P")
@@ -99,7 +100,7 @@ class capture_trigger:  # noqa: N801  used like a function, as contextlib's own 
     def __exit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        installation.close_trigger(self._entered.triggers.pop(), error)
+        close_trigger(self._entered.triggers.pop(), error)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """Make every call of `function` a trigger.
@@ -119,19 +120,12 @@ class capture_trigger:  # noqa: N801  used like a function, as contextlib's own 
         def triggering(*args: P.args, **kwargs: P.kwargs) -> T:
             if self._when is not None and not self._when(*args, **kwargs):
                 return function(*args, **kwargs)
-            opened = self._open(name)
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:
-                installation.close_trigger(opened, error)
-                raise
-            installation.close_trigger(opened, None)
-            return result
+            return call_in_trigger(self._open(name), function, args, kwargs)  # type: ignore[no-any-return]
 
         return triggering
 
     def _open(self, function: str) -> OpenedTrigger | None:
-        return installation.open_trigger(self._descriptor, function, simulated=self._simulated)
+        return open_trigger(self._descriptor, function, simulated=self._simulated)
 
 
 @contextmanager

@@ -1,65 +1,98 @@
-"""Who captures: the calling code's name, and what that code is known to capture for."""
+"""What the calling code is known to capture for: a table, which the engines' adapters extend."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from otel_cudagraph._guard import guarded
 from otel_cudagraph.facts import Descriptor
+from otel_cudagraph.frames import module_name
 from otel_cudagraph.semconv import ENGINE_TORCH_COMPILE, Purpose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
-_TRANSPARENT = frozenset({"otel_cudagraph", "contextlib"})
-"""Top-level packages that only pass a call on."""
 
-_KNOWN: tuple[tuple[str, str, Descriptor], ...] = (
+class Caller(NamedTuple):
+    """A place that captures, and what it captures."""
+
+    module: str
+    """Prefix of the module's name."""
+    function: str = ""
+    """Name of the function; empty: any."""
+    descriptor: Descriptor = Descriptor()
+    """What all captures made there are."""
+    describe: Callable[[FrameType, object], Descriptor] | None = None
+    """What this capture is, by its frame and its graph (None where it is not known yet)."""
+
+
+_TABLE: tuple[Caller, ...] = (
     # CUDAGraphTreeManager captures an empty graph to keep its pool alive
     # (torch/_inductor/cudagraph_trees.py); no other __init__ there captures by itself.
-    (
+    Caller(
         "torch._inductor.cudagraph_trees",
         "__init__",
         Descriptor(engine=ENGINE_TORCH_COMPILE, purpose=Purpose.INTERNAL),
     ),
-    ("torch._inductor.runtime.benchmarking", "", Descriptor(ENGINE_TORCH_COMPILE, Purpose.BENCHMARK)),
-    ("torch._inductor.", "", Descriptor(engine=ENGINE_TORCH_COMPILE)),
+    Caller("torch._inductor.runtime.benchmarking", "", Descriptor(ENGINE_TORCH_COMPILE, Purpose.BENCHMARK)),
+    Caller("torch._inductor.", "", Descriptor(engine=ENGINE_TORCH_COMPILE)),
     # Inductor captures conditional nodes into a graph that it throws away.
-    ("torch._higher_order_ops.cudagraph_conditional_nodes", "", Descriptor(purpose=Purpose.INTERNAL)),
-    ("torch._dynamo.backends.cudagraphs", "", Descriptor(engine=ENGINE_TORCH_COMPILE)),
-    ("triton.testing", "", Descriptor(purpose=Purpose.BENCHMARK)),
+    Caller("torch._higher_order_ops.cudagraph_conditional_nodes", "", Descriptor(purpose=Purpose.INTERNAL)),
+    Caller("torch._dynamo.backends.cudagraphs", "", Descriptor(engine=ENGINE_TORCH_COMPILE)),
+    Caller("triton.testing", "", Descriptor(purpose=Purpose.BENCHMARK)),
+    # Graphs that an engine times its kernels with, and throws away.
+    Caller("vllm.benchmarks.", "", Descriptor("vllm", Purpose.BENCHMARK)),
+    Caller("vllm.model_executor.warmup.", "", Descriptor("vllm", Purpose.BENCHMARK)),
+    Caller("sglang.kernels.jit.benchmark.", "", Descriptor("sglang", Purpose.BENCHMARK)),
+    Caller("vllm.", "", Descriptor(engine="vllm")),
+    Caller("sglang.", "", Descriptor(engine="sglang")),
+    Caller("tensorrt_llm.", "", Descriptor(engine="tensorrt_llm")),
+    Caller("transformers.", "", Descriptor(engine="transformers")),
+    Caller("lmdeploy.", "", Descriptor(engine="lmdeploy")),
+    Caller("megatron.", "", Descriptor(engine="megatron")),
+    Caller("transformer_engine.", "", Descriptor(engine="transformer_engine")),
 )
-"""Module prefix, function (empty: any), and what captures from there are. First match wins."""
+"""First match wins."""
 
 _UNKNOWN = Descriptor()
+_adapted: list[Caller] = []
 
 
-def calling_frame() -> FrameType | None:
-    """Return the frame of the nearest caller outside this package."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  the documented way to one's caller
-    while frame is not None and _module(frame).partition(".")[0] in _TRANSPARENT:
-        frame = frame.f_back
-    return frame
+def add_callers(callers: Sequence[Caller]) -> None:
+    """Put `callers` before the table."""
+    _adapted.extend(callers)
 
 
-def function_name(frame: FrameType | None) -> str:
-    """Return ``code.function.name`` of a frame: fully qualified from Python 3.11 on."""
-    if frame is None:
-        return "<unknown>"
-    code = frame.f_code
-    return f"{_module(frame)}.{getattr(code, 'co_qualname', code.co_name)}"
+def remove_callers(callers: Sequence[Caller]) -> None:
+    """Take out what `add_callers` put in."""
+    for caller in callers:
+        _adapted.remove(caller)
 
 
-def known_caller(frame: FrameType | None) -> Descriptor:
+def known_caller(frame: FrameType | None, graph: object = None) -> Descriptor:
     """Return what captures made by this frame are known to be."""
     if frame is None:
         return _UNKNOWN
-    module, function = _module(frame), frame.f_code.co_name
-    for prefix, name, descriptor in _KNOWN:
-        if module.startswith(prefix) and name in ("", function):
-            return descriptor
-    return _UNKNOWN
+    fixed = _find(_TABLE, frame)
+    descriptor = _UNKNOWN if fixed is None else fixed.descriptor
+    adapted = _find(_adapted, frame)
+    if adapted is None:
+        return descriptor
+    described = None if adapted.describe is None else _described(adapted.describe, frame, graph)
+    return (described or _UNKNOWN).over(adapted.descriptor).over(descriptor)
 
 
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))
+def _find(callers: Sequence[Caller], frame: FrameType) -> Caller | None:
+    module, function = module_name(frame), frame.f_code.co_name
+    return next(
+        (each for each in callers if module.startswith(each.module) and each.function in ("", function)),
+        None,
+    )
+
+
+@guarded
+def _described(
+    describe: Callable[[FrameType, object], Descriptor], frame: FrameType, graph: object
+) -> Descriptor:
+    return describe(frame, graph)

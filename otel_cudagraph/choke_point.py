@@ -62,7 +62,7 @@ def patch_family(patches: PatchSet, recorder: CaptureRecorder, family: GraphFami
 def _context_stages(recorder: CaptureRecorder, family: GraphFamily) -> dict[str, Stage]:
     return {
         "__enter__": Stage(
-            before=lambda context, args, kwargs: recorder.context_entering(family),
+            before=lambda context, args, kwargs: recorder.context_entering(family, context),
             after=recorder.context_entered,
             failed=lambda capture, context, error: recorder.context_enter_failed(capture, error),
         ),

@@ -54,6 +54,45 @@ def trace_carrier() -> dict[str, str]:
     return {}
 
 
+def is_disabled() -> bool:
+    """Return whether the standard variables switch the SDK or this instrumentation off.
+
+    ``opentelemetry-instrument`` looks at the second one itself; other ways in must.
+    """
+    names = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")
+    return _sdk_is_disabled() or not {"cudagraph", "*"}.isdisjoint(name.strip() for name in names)
+
+
+def exporters_asked_for() -> dict[str, list[str]]:
+    """Return the exporters that the standard variables ask for, by signal, as entry points name them.
+
+    A signal is asked for by its exporter (``OTEL_TRACES_EXPORTER``) or by an OTLP
+    endpoint, whose exporter is then ``otlp`` (specification, SDK environment variables).
+    """
+    asked = {} if _sdk_is_disabled() else {s: _exporters(s) for s in ("traces", "metrics")}
+    return {signal: names for signal, names in asked.items() if names}
+
+
+def _sdk_is_disabled() -> bool:
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+_OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+"""Entry points by OTLP protocol."""
+
+
+def _exporters(signal: str) -> list[str]:
+    upper = signal.upper()
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT")
+    default = "otlp" if any(os.environ.get(name) for name in endpoints) else "none"
+    names = os.environ.get(f"OTEL_{upper}_EXPORTER") or default
+    protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL") or os.environ.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"
+    )
+    resolved = {"otlp": _OTLP_EXPORTERS.get(protocol.strip(), protocol), "none": ""}
+    return [name for raw in names.split(",") if (name := resolved.get(raw.strip(), raw.strip()))]
+
+
 def environment_rank() -> int | None:
     """Return the global rank that launchers such as torchrun write into ``RANK``."""
     try:

@@ -10,33 +10,33 @@ import logging
 import os
 import sys
 import weakref
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING
 
-import wrapt
 from opentelemetry import metrics
 
 from otel_cudagraph._guard import guarded
 from otel_cudagraph._patching import PatchSet
+from otel_cudagraph.adapters.loading import Adapters
 from otel_cudagraph.choke_point import patch_family
+from otel_cudagraph.current import set_recording
 from otel_cudagraph.families import GraphFamily, add_family, families, remove_family
+from otel_cudagraph.imports import ImportWatch
 from otel_cudagraph.ledger import Ledger
 from otel_cudagraph.outbox import Outbox
 from otel_cudagraph.recaptures import CapturedKeys
 from otel_cudagraph.recorder import CaptureRecorder
+from otel_cudagraph.self_check import TriggerCheck
 from otel_cudagraph.telemetry import Telemetry
 from otel_cudagraph.triggers import TriggerRecorder
 
 if TYPE_CHECKING:
-    from contextvars import Token
+    from collections.abc import Callable
 
-    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from otel_cudagraph.config import Config
-    from otel_cudagraph.facts import Descriptor, Trigger
-
-    OpenedTrigger: TypeAlias = tuple[TriggerRecorder, Trigger, Token[Context]]
 
 _logger = logging.getLogger(__name__)
 
@@ -45,21 +45,29 @@ class Installation:
     """Everything that one `instrument()` puts in place."""
 
     def __init__(
-        self, config: Config, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
+        self,
+        config: Config,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        before_first_capture: Callable[[], None] | None = None,
     ) -> None:
         self._captured_keys = captured_keys = CapturedKeys()
         self._config = config
+        self._imports = ImportWatch()
         self._telemetry = Telemetry(tracer_provider, meter_provider)
-        self._ledger = _ledger_for(meter_provider, self._telemetry)
+        self.ledger = _ledger_for(meter_provider, self._telemetry)
         self._outbox = Outbox(self._telemetry, config.max_pending)
-        self.triggers = TriggerRecorder(self._ledger, self._telemetry, self._outbox, captured_keys)
+        self.triggers = TriggerRecorder(self.ledger, self._telemetry, self._outbox, captured_keys)
         self._recorder = CaptureRecorder(
-            self._ledger,
+            self.ledger,
             self._outbox,
             self.triggers.open_triggers,
             captured_keys,
             count_replays=config.replays,
         )
+        self._adapters = Adapters(self._imports)
+        self._outbox.handed_over = TriggerCheck(self._adapters).look_at
+        self._outbox.before_first = before_first_capture or _nothing
         self._outbox.busy = lambda: self._recorder.busy
         self._outbox.at_exit = self._close_at_exit
         self._patched: dict[GraphFamily, PatchSet] = {}
@@ -72,17 +80,32 @@ class Installation:
         """
         try:
             for family in families():
-                if family.module in sys.modules:
-                    self.patch(family)
-                else:
-                    _patch_when_imported(family)
+                self.patch_when_imported(family)
+            self._adapters.install()
         except BaseException:
             self._restore()
             self._outbox.close()
             raise
-        self._ledger.resume()
+        self.ledger.resume()
 
-    def patch(self, family: GraphFamily) -> None:
+    def patch_when_imported(self, family: GraphFamily) -> None:
+        """Patch a family now where it is imported, else when it is.
+
+        Raises:
+            AttributeError: It is imported and lacks one of the classes.
+        """
+        if family.module in sys.modules:
+            self._patch(family)
+        else:
+            self._imports.when_imported(family.module, partial(self._patch_or_say, family))
+
+    def _patch_or_say(self, family: GraphFamily) -> None:
+        try:
+            self._patch(family)
+        except AttributeError as error:
+            _logger.warning("%s graphs are not instrumented: %s", family.name, error)
+
+    def _patch(self, family: GraphFamily) -> None:
         """Patch one family; where that fails, none of it stays patched."""
         if family in self._patched:
             return
@@ -99,7 +122,7 @@ class Installation:
         self._recorder.close_abandoned()
         self._restore()
         self._recorder.deactivate()
-        self._ledger.pause()
+        self.ledger.pause()
         self._outbox.close()
 
     def hand_over(self) -> None:
@@ -115,7 +138,7 @@ class Installation:
     def start_anew(self) -> None:
         """Forget the parent's captures in a forked child: its graphs are not usable there."""
         self._outbox.reset()
-        self._ledger.reset()
+        self.ledger.reset()
         self._recorder.reset()
         self.triggers.reset()
         self._captured_keys.clear()
@@ -125,6 +148,8 @@ class Installation:
         self.triggers.close_at_exit()
 
     def _restore(self) -> None:
+        self._imports.close()
+        self._adapters.restore()
         while self._patched:
             self._patched.popitem()[1].restore()
 
@@ -132,7 +157,6 @@ class Installation:
 _active: Installation | None = None
 _global_ledger: Ledger | None = None
 _ledgers: weakref.WeakKeyDictionary[object, Ledger] = weakref.WeakKeyDictionary()
-_awaited: set[GraphFamily] = set()
 
 
 def activate(installation: Installation) -> None:
@@ -140,12 +164,14 @@ def activate(installation: Installation) -> None:
     global _active  # noqa: PLW0603  one per process, by definition
     installation.install()
     _active = installation
+    set_recording(installation)
 
 
 def deactivate(installation: Installation) -> None:
     """Take `installation` out."""
     global _active  # noqa: PLW0603
     _active = None
+    set_recording(None)
     installation.remove()
 
 
@@ -161,29 +187,14 @@ def register_graph_family(family: GraphFamily) -> None:
     """
     if not add_family(family) or _active is None:
         return
-    if family.module not in sys.modules:
-        _patch_when_imported(family)
-        return
     try:
-        _active.patch(family)
+        _active.patch_when_imported(family)
     except BaseException:
         remove_family(family)
         raise
 
 
-def open_trigger(descriptor: Descriptor, function: str, *, simulated: bool) -> OpenedTrigger | None:
-    """Open a trigger in the active installation; None without one, and inside another trigger."""
-    if _active is None:
-        return None
-    opened = _active.triggers.open(descriptor, function, simulated=simulated)
-    return None if opened is None else (_active.triggers, *opened)
-
-
-def close_trigger(opened: OpenedTrigger | None, error: BaseException | None) -> None:
-    """Close what `open_trigger` returned."""
-    if opened is not None:
-        triggers, trigger, token = opened
-        triggers.close(trigger, token, error)
+def _nothing() -> None: ...
 
 
 def _ledger_for(meter_provider: MeterProvider | None, telemetry: Telemetry) -> Ledger:
@@ -202,24 +213,6 @@ def _observed_ledger(telemetry: Telemetry) -> Ledger:
     ledger = Ledger()
     telemetry.observe(ledger)
     return ledger
-
-
-def _patch_when_imported(family: GraphFamily) -> None:
-    # Import hooks cannot be taken back: one per family, which asks who is active.
-    if family not in _awaited:
-        _awaited.add(family)
-        wrapt.register_post_import_hook(lambda _: _imported(family), family.module)
-
-
-@guarded
-def _imported(family: GraphFamily) -> None:
-    _awaited.discard(family)
-    if _active is None:
-        return
-    try:
-        _active.patch(family)
-    except AttributeError as error:
-        _logger.warning("%s graphs are not instrumented: %s", family.name, error)
 
 
 @guarded

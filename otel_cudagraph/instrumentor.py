@@ -38,7 +38,8 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
 
         Args:
             **kwargs: `tracer_provider` and `meter_provider` (the global ones by
-                default) and `config` (`Config.from_env()` by default).
+                default), `config` (`Config.from_env()` by default), and
+                `before_first_capture`, called once in each process that captures.
         """
         super().instrument(**kwargs)
         # The base believes in success; without an installation there was none.
@@ -66,6 +67,7 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
                 kwargs.get("config") or Config.from_env(),
                 kwargs.get("tracer_provider"),
                 kwargs.get("meter_provider"),
+                kwargs.get("before_first_capture"),
             )
             activate(installation)
         except Exception:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from otel_cudagraph.attributes import capture_series, trigger_series
 from otel_cudagraph.graphs import GraphRegistry
+from otel_cudagraph.semconv import ENGINE, SKIP_REASON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,13 @@ class Ledger:
         self._live: Counter[Series] = Counter()
         self._retired_replays: Counter[Series] = Counter()
         self._reported_replays: Counter[Series] = Counter()
+        self._skips: Counter[Series] = Counter()
         self._abandoned: list[OpenCapture] = []
+
+    def skipped(self, engine: str, reason: str) -> None:
+        """Count a capture that an engine refused."""
+        with self._lock:
+            self._skips[((ENGINE, engine), (SKIP_REASON, reason))] += 1
 
     def trigger_started(self, trigger: Trigger) -> None:
         """Count a trigger, at the moment that the engine counts it."""
@@ -154,6 +161,10 @@ class Ledger:
     def captures(self) -> Mapping[Series, int]:
         """Return the graphs captured so far."""
         return self._copy(self._captures)
+
+    def skips(self) -> Mapping[Series, int]:
+        """Return the captures refused so far."""
+        return self._copy(self._skips)
 
     def live_graphs(self) -> Mapping[Series, int]:
         """Return the graphs that exist."""

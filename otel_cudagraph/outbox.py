@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ _FLUSH_MILLIS = 10_000
 _EXIT_S = 5.0
 """Longest wait at exit for a hand-over that another thread has begun."""
 
+_EXIT_PRIORITY = 100
+"""Of our `multiprocessing` finalizer: it runs before the library ends its own helpers, at 10 and below."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -48,6 +52,10 @@ class Outbox:
         """Whether captures or triggers are under way."""
         self.at_exit: Callable[[], None] = lambda: None
         """Closes what is still open when the process ends."""
+        self.before_first: Callable[[], None] = lambda: None
+        """Called once per process, before its first capture or trigger."""
+        self.handed_over: Callable[[Capture | Trigger], None] = lambda _: None
+        """Told each fact that has become a span."""
         self._telemetry = telemetry
         self._max_pending = max_pending
         self.reset()
@@ -61,7 +69,8 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._said_full = False
-        self.expect_facts()
+        self._is_ready = False
+        self._register_exit_hook()
 
     def put(self, *facts: Capture | Trigger) -> None:
         """Take finished facts; returns at once."""
@@ -101,13 +110,32 @@ class Outbox:
         self.drain()
 
     def expect_facts(self) -> None:
-        """See to it that the facts to come are handed over at exit.
+        """Get ready for the facts to come. Never while a capture is open."""
+        if not self._is_ready:
+            self._is_ready = True
+            self.before_first()
+            self._hook_into_multiprocessing()
+        self._register_exit_hook()
+
+    def _register_exit_hook(self) -> None:
+        """See to it that what is there at exit is handed over.
 
         Exit hooks run last in, first out: ours must come before that of a provider
         that was set up meanwhile, so it is registered anew each time.
         """
         atexit.unregister(self._drain_at_exit)
         atexit.register(self._drain_at_exit)
+
+    def _hook_into_multiprocessing(self) -> None:
+        """Do the same in a child of `multiprocessing`: forked ones run no `atexit` hook before 3.13."""
+        library = sys.modules.get("multiprocessing.util")
+        if library is not None and sys.modules["multiprocessing"].parent_process() is not None:
+            library.Finalize(None, self._deliver_at_exit, exitpriority=_EXIT_PRIORITY)
+
+    def _deliver_at_exit(self) -> None:
+        """Hand over, and let the providers deliver, whose own exit hooks will not run."""
+        self._drain_at_exit()
+        self._deliver()
 
     def _ensure_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -123,7 +151,10 @@ class Outbox:
             self._wake.wait()
             self._wake.clear()
             self._wait_for_quiet()
-            self._hand_over_in_batches()
+            if self._hand_over_in_batches():
+                # An engine kills its workers without much ado: a trigger's spans and counts
+                # are out as soon as they can be, not when the exporters' next turn comes.
+                self._deliver()
 
     def _wait_for_quiet(self) -> None:
         deadline = now_ns() + int(_HOLD_S * 1e9)
@@ -131,32 +162,43 @@ class Outbox:
         while self.busy() and not self._hurry.is_set() and now_ns() < deadline:
             self._hurry.wait(_QUIET_S)
 
-    def _hand_over_in_batches(self) -> None:
-        done = 0
-        while self._hand_over_one():
+    def _hand_over_in_batches(self) -> bool:
+        """Hand over everything; return whether a trigger was in it."""
+        done, triggers = 0, 0
+        while fact := self._hand_over_one():
             done += 1
+            triggers += not isinstance(fact, Capture)
             if done % _BATCH == 0 and not self._hurry.is_set():
                 self._flush()
+        return triggers > 0
 
-    def _hand_over_one(self, timeout_s: float = -1) -> bool:
-        """Emit the oldest fact; False where none is left or another hand-over hangs."""
+    def _hand_over_one(self, timeout_s: float = -1) -> Capture | Trigger | None:
+        """Emit and return the oldest fact; None where none is left or another hand-over hangs."""
         if not self._handing_over.acquire(timeout=timeout_s):
-            return False
+            return None
         try:
             if not self._pending:
-                return False
-            self._emit(self._pending.popleft())
-            return True
+                return None
+            fact = self._pending.popleft()
+            self._emit(fact)
+            return fact
         finally:
             self._handing_over.release()
 
     @guarded
     def _emit(self, fact: Capture | Trigger) -> None:
-        self._telemetry.emit(fact)
+        try:
+            self._telemetry.emit(fact)
+        finally:
+            self.handed_over(fact)
 
     @guarded
     def _flush(self) -> None:
         self._telemetry.flush_spans(_FLUSH_MILLIS)
+
+    @guarded
+    def _deliver(self) -> None:
+        self._telemetry.force_flush(_FLUSH_MILLIS)
 
     def _say_full(self) -> None:
         if not self._said_full:

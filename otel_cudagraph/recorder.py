@@ -15,10 +15,11 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from otel_cudagraph._guard import guarded
-from otel_cudagraph.attribution import calling_frame, function_name, known_caller
+from otel_cudagraph.attribution import known_caller
 from otel_cudagraph.clock import Anchor, now_ns
 from otel_cudagraph.devices import DeviceTable
 from otel_cudagraph.facts import ABANDONED, Capture, Descriptor, Failure
+from otel_cudagraph.frames import calling_frame, function_name
 from otel_cudagraph.graphs import OpenCapture
 from otel_cudagraph.scope import batch_descriptor, global_rank
 from otel_cudagraph.semconv import ENGINE, ENGINE_TORCH, PURPOSE, SIMULATED, Phase, Purpose
@@ -92,11 +93,12 @@ class CaptureRecorder:
     # The capture context, ``with torch.cuda.graph(...)``.
 
     @guarded
-    def context_entering(self, family: GraphFamily) -> OpenCapture | None:
+    def context_entering(self, family: GraphFamily, context: object) -> OpenCapture | None:
         """Start the clock before the context synchronises and empties the cache."""
         if not self.active:
             return None
-        capture = self._new_capture(family, in_context=True)
+        graph = getattr(context, "cuda_graph", context)  # torch.accelerator.Graph is its own context
+        capture = self._new_capture(family, graph, in_context=True)
         capture.outer, self._entering.capture = self._entering.capture, capture
         return capture
 
@@ -144,7 +146,7 @@ class CaptureRecorder:
         self.close_abandoned()
         capture = self._entering.capture
         if capture is None or capture.graph is not None:
-            capture = self._new_capture(family, in_context=False)
+            capture = self._new_capture(family, graph, in_context=False)
         fact = capture.fact
         capture.graph = weakref.ref(graph)
         capture.handled_at_begin = id(sys.exc_info()[1])
@@ -158,8 +160,6 @@ class CaptureRecorder:
     def begun(self, capture: OpenCapture, graph: object) -> None:
         """Note that the stream is capturing."""
         self._recording.add(capture)
-        if capture.fact.trigger is None:
-            self._outbox.expect_facts()
         self._ledger.capture_began(graph, capture)
 
     @guarded
@@ -243,14 +243,16 @@ class CaptureRecorder:
                 series.append((SIMULATED, True))
             self._ledger.adopt(graph, tuple(series))
 
-    def _new_capture(self, family: GraphFamily, *, in_context: bool) -> OpenCapture:
-        started_ns = now_ns()
+    def _new_capture(self, family: GraphFamily, graph: object, *, in_context: bool) -> OpenCapture:
         trigger = self._open_triggers.current()
+        if trigger is None:
+            self._outbox.expect_facts()
+        started_ns = now_ns()
         frame = calling_frame()
         fact = Capture(
             family=family.name,
             simulated=family.simulated,
-            descriptor=batch_descriptor.get().over(known_caller(frame)).over(_inherited(trigger)),
+            descriptor=batch_descriptor.get().over(known_caller(frame, graph)).over(_inherited(trigger)),
             function=function_name(frame),
             trigger=trigger,
             parent=_parent_context(trigger),

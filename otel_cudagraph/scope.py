@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 
 from otel_cudagraph._guard import guarded
 from otel_cudagraph.config import environment_rank
@@ -80,6 +81,12 @@ class OpenTriggers:
             return carried
         thread = threading.current_thread()
         return next((trigger for trigger in reversed(self._open) if thread not in trigger.threads), None)
+
+
+def span_is_still_current(context: Context) -> bool:
+    """Return whether the current span is the one of `context`."""
+    current = trace.get_current_span()
+    return current.get_span_context() == trace.get_current_span(context).get_span_context()
 
 
 @guarded

@@ -30,6 +30,7 @@ OTHER_TIME: Final = "cuda.graph.other_time"
 CAPTURED: Final = "cuda.graph.captured"
 FAILED: Final = "cuda.graph.failed"
 SIMULATED: Final = "cuda.graph.simulated"
+SKIP_REASON: Final = "cuda.graph.skip_reason"
 RANK: Final = "cuda.graph.rank"
 DEVICE_INDEX: Final = "cuda.device.index"
 CODE_FUNCTION_NAME: Final = "code.function.name"
@@ -50,6 +51,7 @@ METRIC_CAPTURE_TRIGGER_DURATION: Final = "cuda.graph.capture_trigger.duration"
 METRIC_CAPTURE_TRIGGER_ACTIVE: Final = "cuda.graph.capture_trigger.active"
 METRIC_COUNT: Final = "cuda.graph.count"
 METRIC_REPLAYS: Final = "cuda.graph.replays"
+METRIC_SKIPS: Final = "cuda.graph.skips"
 
 CAPTURE_DURATION_BUCKETS: Final = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
@@ -85,9 +87,25 @@ class Phase(str, Enum):
     """The key had been captured before."""
 
 
+class SkipReason(str, Enum):
+    """Why an engine refused to capture (``cuda.graph.skip_reason``)."""
+
+    MUTATED_INPUTS = "mutated_inputs"
+    CPU_DEVICE = "cpu_device"
+    MULTIPLE_DEVICES = "multiple_devices"
+    DYNAMIC_SHAPES = "dynamic_shapes"
+    INCOMPATIBLE_OP = "incompatible_op"
+    RECAPTURE_LIMIT = "recapture_limit"
+    """The same function had been captured again too often."""
+    OTHER = "other"
+
+
 ENGINE_TORCH: Final = "torch"
 """The engine of a capture that nobody claims."""
 ENGINE_TORCH_COMPILE: Final = "torch.compile"
+ENGINE_VLLM: Final = "vllm"
+ENGINE_SGLANG: Final = "sglang"
+ENGINE_TRANSFORMERS: Final = "transformers"
 
 ERROR_ABANDONED: Final = "CaptureAbandoned"
 """``error.type`` of a capture that began and whose graph was reset or died before its end."""

@@ -158,6 +158,13 @@ def _observe_ledger(meter: Meter, ledger: Ledger) -> None:
             "Replays of graphs.",
             partial(always, ledger.replays),
         ),
+        (
+            counter,
+            semconv.METRIC_SKIPS,
+            "{skip}",
+            "Captures that an engine refused.",
+            partial(always, ledger.skips),
+        ),
     ):
         create(name, [callback], unit=unit, description=description)
 

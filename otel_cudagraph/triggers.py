@@ -47,10 +47,21 @@ class TriggerRecorder:
         self.open_triggers.take_all()
 
     @guarded
+    def expect(self) -> None:
+        """Prepare for the facts to come, before a clock starts."""
+        self._outbox.expect_facts()
+
+    @guarded
     def open(
-        self, descriptor: Descriptor, function: str, *, simulated: bool
+        self, descriptor: Descriptor, function: str, *, simulated: bool, anchor: Anchor | None = None
     ) -> tuple[Trigger, Token[Context]] | None:
         """Open a trigger and make its span the current one.
+
+        Args:
+            descriptor: What is known of it.
+            function: ``code.function.name``.
+            simulated: Its graphs are a stand-in's.
+            anchor: When it started; None is now.
 
         Returns:
             The trigger and the token that restores the context, or None inside an
@@ -58,7 +69,8 @@ class TriggerRecorder:
         """
         if self.open_triggers.carried() is not None:
             return None
-        anchor, rank = Anchor(), global_rank()
+        self._outbox.expect_facts()
+        anchor, rank = anchor or Anchor(), global_rank()
         parent = _parent_context()
         attributes = trigger_start_attributes(descriptor, function, rank, simulated=simulated)
         span = self._start_span(parent, anchor.unix_ns, attributes)
@@ -74,7 +86,6 @@ class TriggerRecorder:
         )
         self._ledger.trigger_started(trigger)
         self.open_triggers.add(trigger)
-        self._outbox.expect_facts()
         return trigger, otel_context.attach(with_trigger(trigger, trigger.context))
 
     @guarded

@@ -1,0 +1,132 @@
+"""SGLang, 0.5.9 and newer: its capture moved twice, so each hook has its versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_cudagraph.adapters.hooks import Hook, Place, decision, described_by, trigger, undecided_trigger
+from otel_cudagraph.attribution import Caller
+from otel_cudagraph.facts import Descriptor
+from otel_cudagraph.frames import enclosing, local, module_name
+from otel_cudagraph.semconv import ENGINE_SGLANG, Phase, Purpose
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from otel_cudagraph._patching import Method
+
+_SGLANG = "sglang.srt."
+_EXECUTOR = "sglang.srt.model_executor."
+_SHAPES = "0.5.14"
+"""The version from which on runners capture shapes with a backend."""
+
+_ONE_BATCH, _ONE_SHAPE, _BACKEND = "capture_one_batch_size", "capture_one_shape", "capture_one"
+_MODES = {"full": "FULL", "breakable": "PIECEWISE", "tc_piecewise": "PIECEWISE"}
+
+
+def _attempt(*_: Any, **__: Any) -> Descriptor:
+    return Descriptor(ENGINE_SGLANG, Purpose.SERVING, Phase.STARTUP)
+
+
+def _runner(original: Method) -> Method:
+    """A runner captures: what the attempt round it waits for, or an attempt of its own (draft models)."""
+    return decision(trigger(original, _attempt))
+
+
+def _describe(frame: FrameType, _: object) -> Descriptor:
+    around = enclosing(frame, _SGLANG, {_ONE_BATCH, _ONE_SHAPE, _BACKEND})
+    if _BACKEND in around:
+        return _shape(around[_BACKEND], around.get(_ONE_SHAPE))
+    return _batch(around[_ONE_BATCH]) if _ONE_BATCH in around else Descriptor(phase=Phase.RUNTIME)
+
+
+def _shape(backend: FrameType, runner: FrameType | None) -> Descriptor:
+    shape = local(backend, "shape_key")
+    name = module_name(backend).rpartition(".")[2].removesuffix("_cuda_graph_backend")
+    of = type(local(runner, "self")).__name__ if runner is not None else None
+    prefill = of is not None and "Prefill" in of
+    fields = {"stream": "stream_idx", "variant": "variant_label", "attention": "attention_variant"}
+    extras = {word: getattr(shape, field, None) for word, field in fields.items()}
+    words = [f"{'num_tokens' if prefill else 'batch_size'}={shape.size}", *_said(extras)]
+    return Descriptor(
+        runtime_mode=_MODES.get(name),
+        key=" ".join([*([of] if of else []), name, *words]),
+        batch_size=None if prefill else shape.size,
+        num_tokens=shape.size if prefill else None,
+    )
+
+
+def _batch(frame: FrameType) -> Descriptor:
+    of = type(local(frame, "self")).__name__
+    size, tokens = local(frame, "bs"), local(frame, "num_tokens")
+    words = _said({"batch_size": size, "num_tokens": tokens, "stream": local(frame, "stream_idx")})
+    return Descriptor(
+        runtime_mode="PIECEWISE" if "Piecewise" in of else "FULL",
+        key=" ".join([of, *words]),
+        batch_size=size if isinstance(size, int) else None,
+        num_tokens=tokens if isinstance(tokens, int) else None,
+    )
+
+
+def _said(words: dict[str, Any]) -> list[str]:
+    return [f"{word}={value}" for word, value in words.items() if value is not None]
+
+
+_attempts = described_by(undecided_trigger, _attempt)
+_MODEL_RUNNER = f"{_EXECUTOR}model_runner"
+
+HOOKS = (
+    Hook(Place(_MODEL_RUNNER, "ModelRunner.init_device_graphs", before=_SHAPES), _attempts),
+    Hook(Place(_MODEL_RUNNER, "ModelRunner.init_piecewise_cuda_graphs", before=_SHAPES), _attempts),
+    Hook(Place(f"{_EXECUTOR}cuda_graph_runner", "CudaGraphRunner.capture", before=_SHAPES), _runner),
+    Hook(
+        Place(f"{_EXECUTOR}piecewise_cuda_graph_runner", "PiecewiseCudaGraphRunner.capture", before=_SHAPES),
+        _runner,
+    ),
+    Hook(Place(_MODEL_RUNNER, "ModelRunner.init_cuda_graphs", since=_SHAPES), _attempts),
+    Hook(
+        Place(f"{_EXECUTOR}runner.decode_cuda_graph_runner", "DecodeCudaGraphRunner.capture", since=_SHAPES),
+        _runner,
+    ),
+    Hook(
+        Place(
+            f"{_EXECUTOR}runner.prefill_cuda_graph_runner", "PrefillCudaGraphRunner.capture", since=_SHAPES
+        ),
+        _runner,
+    ),
+)
+CALLERS = (Caller(_SGLANG, "", Descriptor(engine=ENGINE_SGLANG), _describe),)
+READS = (
+    Place(
+        f"{_EXECUTOR}cuda_graph_runner",
+        f"CudaGraphRunner.{_ONE_BATCH}",
+        parameters=("self", "bs"),
+        before=_SHAPES,
+    ),
+    Place(
+        f"{_EXECUTOR}piecewise_cuda_graph_runner",
+        f"PiecewiseCudaGraphRunner.{_ONE_BATCH}",
+        parameters=("self", "num_tokens"),
+        before=_SHAPES,
+    ),
+    *(
+        Place(
+            f"{_EXECUTOR}runner_backend.{module}_cuda_graph_backend",
+            f"{name}.{_BACKEND}",
+            parameters=("shape_key",),
+            since=_SHAPES,
+        )
+        for module, name in (
+            ("full", "FullCudaGraphBackend"),
+            ("breakable", "BreakableCudaGraphBackend"),
+            ("tc_piecewise", "TcPiecewiseCudaGraphBackend"),
+        )
+    ),
+    *(
+        Place(f"{_EXECUTOR}runner.{module}", f"{name}.{_ONE_SHAPE}", parameters=("self",), since=_SHAPES)
+        for module, name in (
+            ("decode_cuda_graph_runner", "DecodeCudaGraphRunner"),
+            ("prefill_cuda_graph_runner", "PrefillCudaGraphRunner"),
+        )
+    ),
+)

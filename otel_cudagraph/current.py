@@ -1,0 +1,115 @@
+"""The recording in force: where the public API and the adapters hand in what they know.
+
+At most one installation is active in a process. Without one everything here does nothing.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from otel_cudagraph._guard import guarded
+from otel_cudagraph.clock import Anchor
+from otel_cudagraph.scope import span_is_still_current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+
+    from otel_cudagraph.facts import Descriptor, Trigger
+    from otel_cudagraph.ledger import Ledger
+    from otel_cudagraph.triggers import TriggerRecorder
+
+    OpenedTrigger: TypeAlias = tuple[TriggerRecorder, Trigger, Token[Context]]
+
+
+class Recording(Protocol):
+    """What an active installation offers."""
+
+    triggers: TriggerRecorder
+    ledger: Ledger
+
+
+_recording: Recording | None = None
+
+
+def set_recording(recording: Recording | None) -> None:
+    """Make `recording` the one in force; None: nobody records."""
+    global _recording  # noqa: PLW0603  one per process, by definition
+    _recording = recording
+
+
+def open_trigger(
+    descriptor: Descriptor, function: str, *, simulated: bool = False, anchor: Anchor | None = None
+) -> OpenedTrigger | None:
+    """Open a trigger; None inside another trigger, and where nobody records."""
+    if _recording is None:
+        return None
+    triggers = _recording.triggers
+    opened = triggers.open(descriptor, function, simulated=simulated, anchor=anchor)
+    return None if opened is None else (triggers, *opened)
+
+
+def close_trigger(opened: OpenedTrigger | None, error: BaseException | None) -> None:
+    """Close what `open_trigger` returned."""
+    if opened is not None:
+        triggers, trigger, token = opened
+        triggers.close(trigger, token, error)
+
+
+@guarded
+def count_skip(engine: str, reason: str) -> None:
+    """Count a capture that an engine refused; `reason` is one of a few classes."""
+    if _recording is not None:
+        _recording.ledger.skipped(engine, reason)
+
+
+def call_in_trigger(
+    opened: OpenedTrigger | None, function: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """Call the host's `function` and close the trigger that was opened for it."""
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:
+        close_trigger(opened, error)
+        raise
+    close_trigger(opened, None)
+    return result
+
+
+@dataclass(eq=False)
+class LateTrigger:
+    """A call that will be a trigger once the engine has decided that there is something to capture.
+
+    It then starts where the call did, unless the engine has opened a span of its own since.
+    """
+
+    descriptor: Descriptor
+    function: str
+    anchor: Anchor
+    context: Context
+    opened: OpenedTrigger | None = None
+
+    @guarded
+    def open(self) -> None:
+        """The engine has decided; only the first call counts."""
+        if self.opened is None:
+            anchor = self.anchor if span_is_still_current(self.context) else Anchor()
+            self.opened = open_trigger(self.descriptor, self.function, anchor=anchor)
+
+    def close(self, error: BaseException | None) -> None:
+        """The call has ended."""
+        close_trigger(self.opened, error)
+
+
+late_trigger: ContextVar[LateTrigger | None] = ContextVar("otel_cudagraph_late_trigger", default=None)
+"""The call under way that has not been decided yet."""
+
+
+def expect_trigger() -> None:
+    """Prepare for a trigger whose clock must not include that preparation."""
+    if _recording is not None:
+        _recording.triggers.expect()

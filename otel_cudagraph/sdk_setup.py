@@ -1,0 +1,84 @@
+"""Sets up the OpenTelemetry SDK from the standard environment, where nobody has.
+
+For processes that no `opentelemetry-instrument` starts: an engine's workers. What
+is set up already, by the application or the engine, stays and is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+
+from otel_cudagraph._guard import guarded
+from otel_cudagraph.config import exporters_asked_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@guarded
+def set_up_sdk() -> None:
+    """Set up those of tracer and meter provider that are missing and asked for, as global ones.
+
+    Where both are missing the installed distribution's configurator does it (entry
+    point ``opentelemetry_configurator``), else the SDK's: what
+    ``opentelemetry-instrument`` does. A failure is logged and leaves nothing exported.
+    """
+    asked = exporters_asked_for()
+    missing = [signal for signal in asked if not _is_set_up(signal)]
+    if not missing:
+        return
+    if any(_is_set_up(signal) for signal in _ADDING):
+        for signal in missing:
+            _ADDING[signal](asked[signal])
+    else:
+        _configurator()().configure(
+            trace_exporter_names=asked.get("traces", []), metric_exporter_names=asked.get("metrics", [])
+        )
+
+
+def _is_set_up(signal: str) -> bool:
+    """Return whether there is a provider of the SDK's kind: those of the API alone cannot be flushed."""
+    provider = trace.get_tracer_provider() if signal == "traces" else metrics.get_meter_provider()
+    return hasattr(provider, "force_flush")
+
+
+def _configurator() -> Callable[[], Any]:
+    from opentelemetry.sdk._configuration import _OTelSDKConfigurator
+    from opentelemetry.util._importlib_metadata import entry_points  # noqa: PLC0415
+
+    installed = next(iter(entry_points(group="opentelemetry_configurator")), None)
+    return _OTelSDKConfigurator if installed is None else installed.load()
+
+
+def _exporter(signal: str, name: str) -> Any:
+    from opentelemetry.util._importlib_metadata import entry_points  # noqa: PLC0415
+
+    found = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
+    if found is None:
+        raise RuntimeError(f"no {signal} exporter named {name!r} is installed")
+    return found.load()()
+
+
+def _add_tracing(names: list[str]) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    exporters = [_exporter("traces", name) for name in names]
+    provider = TracerProvider()
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+
+
+def _add_metrics(names: list[str]) -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+    found = [_exporter("metrics", name) for name in names]
+    readers = [e if isinstance(e, MetricReader) else PeriodicExportingMetricReader(e) for e in found]
+    metrics.set_meter_provider(MeterProvider(readers))
+
+
+_ADDING: dict[str, Callable[[list[str]], None]] = {"traces": _add_tracing, "metrics": _add_metrics}
