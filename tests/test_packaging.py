@@ -41,6 +41,7 @@ def test_its_requirements(wheel: zipfile.ZipFile) -> None:
     assert sorted(line.split(">")[0].strip() for line in required) == [
         "opentelemetry-api",
         "opentelemetry-instrumentation",
+        "packaging",
         "wrapt",
     ]
     assert metadata["Requires-Python"] == ">=3.10"

@@ -46,16 +46,11 @@ def serving(received: Received) -> list:
 
 @VLLM_TABLE
 def test_vllm(
-    runner: str,
-    mode: str,
-    triggers: int,
-    graphs: int,
-    profiling: int,
-    tmp_path: Path,
-    record_dir: Path | None,
+    version: str, mode: str, counts: tuple[int, int, int], tmp_path: Path, record_dir: Path | None
 ) -> None:
-    name = f"vllm_{runner}_{mode}"
-    arguments = ["--runner", runner, "--mode", mode]
+    triggers, graphs, profiling = counts
+    name = f"vllm_{version}_{mode}"
+    arguments = ["--runner", version, "--mode", mode]
 
     received, counted = run(name, arguments, {}, record_dir or tmp_path, record_dir)
 
