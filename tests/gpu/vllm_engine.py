@@ -55,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mode", required=True)
     parser.add_argument("--sizes", default="1,2,4,8")
     parser.add_argument("--compile", type=int, help="vLLM's compilation mode; 3 for the PIECEWISE modes")
+    parser.add_argument("--kv-mib", type=int, help="a fixed KV cache: vLLM then profiles no memory")
     parser.add_argument("--traces-endpoint", help="--otlp-traces-endpoint of vLLM")
     return parser.parse_args()
 
@@ -96,6 +97,8 @@ def engine_arguments(asked: argparse.Namespace) -> dict[str, object]:
         "enable_prefix_caching": False,
         "attention_config": {"backend": "TRITON_ATTN"},
     }
+    if asked.kv_mib:
+        found["kv_cache_memory_bytes"] = asked.kv_mib << 20
     if asked.traces_endpoint:
         found["otlp_traces_endpoint"] = asked.traces_endpoint
     return found
