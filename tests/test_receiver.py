@@ -114,6 +114,14 @@ def test_waterfall() -> None:
     ]
 
 
+def test_waterfall_of_chosen_spans_with_notes() -> None:
+    spans = [span("root", "1", "", 0, 1200), span("child", "2", "1", 0, 1200)]
+
+    (_, line) = waterfall(spans, notes={"2": "not counted"})
+
+    assert line.text.endswith("| ok  (not counted)")
+
+
 def test_waterfall_leaves_out_many_but_no_failure() -> None:
     lines = show(
         span("root", "1", "", 0, 100),
