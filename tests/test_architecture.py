@@ -26,6 +26,7 @@ LAYERS = [
     {"installation"},
     {"api", "instrumentor"},
     {"__init__"},
+    {"pytest_plugin"},
 ]
 """From the leaves up; a module imports from lower layers only."""
 
