@@ -139,6 +139,8 @@ def test_another_phase(captures: InProcessCaptures) -> None:
 
     assert "- graphs: expected 1, saw 2" in lines
     assert lines[-2] == "  batch=8 ~ ok  (not counted: phase=recapture)"
+    with captures.expect(triggers=1, graphs=1, phase="recapture"):
+        capture_model((8,))
 
 
 def test_an_engine_s_own_mode_enum(captures: InProcessCaptures) -> None:

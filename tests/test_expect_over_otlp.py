@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
-from otel_cudagraph.testing import OtlpCaptures
+from otel_cudagraph.testing import InProcessCaptures, OtlpCaptures
 from tests.toy_engine import capture_model
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +111,43 @@ def test_one_too_many_in_traces_alone(captures: OtlpCaptures) -> None:
         )
         with captures.expect(triggers=1, graphs=3):
             running.do("capture_model()")
+
+
+def test_what_ended_before_the_block_does_not_count(captures: OtlpCaptures) -> None:
+    """Its telemetry may arrive in the block."""
+    with engine(captures.environment) as running:
+        running.do("capture_model([64]); graph = capture_one(32)")
+        with captures.expect(triggers=1, graphs=1, keys=["batch=16"]):
+            running.do("capture_model([16])")
+        running.do("graph.replay()")
+        with captures.expect(replays=0):
+            pass
+
+
+def test_an_ended_process_holds_up_no_verdict(captures: OtlpCaptures) -> None:
+    with engine(captures.environment) as alive:
+        alive.do("capture_one(1)")
+        with captures.expect(graphs=1), engine(captures.environment) as ended:
+            ended.do("capture_one(2)")
+
+        assert captures.conclude(captures.begin(timeout_s=30), lambda block: True, timeout_s=30)
+
+
+def test_captures_are_waited_for_that_a_trigger_announces(captures: OtlpCaptures) -> None:
+    def export_a_part() -> None:
+        with InProcessCaptures() as here, here.expect(graphs=3):
+            capture_model()
+        first, *_, trigger = here.received.traces  # the trigger's span ends last
+        with grpc.insecure_channel(captures.endpoint.removeprefix("http://")) as channel:
+            for data in (first, trigger):
+                request = ExportTraceServiceRequest(resource_spans=data.resource_spans)
+                TraceServiceStub(channel).Export(request)
+
+    text = failure(captures, export_a_part, keys=["batch=16"], timeout_s=1.5)
+
+    assert "- unexpected keys: [batch=8]" in text
+    assert "- a trigger says that it had 3 capture(s), there are 1 below it" in text
+    assert "- waited for it until timeout_s=1.5 was over" in text
 
 
 def test_a_missing_one_is_waited_for(captures: OtlpCaptures) -> None:

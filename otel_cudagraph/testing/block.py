@@ -34,16 +34,24 @@ def counts(received: Received, metric: str) -> Counts:
 
 @dataclass(frozen=True)
 class Start:
-    """What had been received when a block began."""
+    """What there was when a block began."""
 
     span_ids: frozenset[str] = frozenset()
+    """The spans that had been received."""
     replays: Counts = field(default_factory=Counter)
+    time_ns: int = 0
+    """When it began, in Unix nanoseconds, where spans that ended before may still be on their way."""
 
     @classmethod
-    def of(cls, received: Received) -> Start:
+    def of(cls, received: Received, time_ns: int = 0) -> Start:
         """Look at what has been received."""
         ids = frozenset(span.span_id for span in received.spans())
-        return cls(ids, counts(received, semconv.METRIC_REPLAYS))
+        return cls(ids, counts(received, semconv.METRIC_REPLAYS), time_ns)
+
+    def precedes(self, item: CaptureTrigger | CapturedGraph) -> bool:
+        """Return whether `item` is of the block; a capture is where its trigger is."""
+        span = (getattr(item, "trigger", None) or item).span
+        return span.span_id not in self.span_ids and span.end_ns >= self.time_ns
 
 
 class Block:
@@ -52,8 +60,8 @@ class Block:
     def __init__(self, received: Received, start: Start) -> None:
         self.spans = received.spans()
         self.all_triggers, self.all_captures = triggers_and_graphs(self.spans)
-        self.triggers = [each for each in self.all_triggers if each.span.span_id not in start.span_ids]
-        self.captures = [each for each in self.all_captures if each.span.span_id not in start.span_ids]
+        self.triggers = [trigger for trigger in self.all_triggers if start.precedes(trigger)]
+        self.captures = [capture for capture in self.all_captures if start.precedes(capture)]
         self.replays = counts(received, semconv.METRIC_REPLAYS)
         self.replays.subtract(start.replays)
         self.open_triggers = sum(counts(received, semconv.METRIC_CAPTURE_TRIGGER_ACTIVE).values())

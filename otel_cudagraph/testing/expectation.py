@@ -44,7 +44,7 @@ class Filter:
 
     engine: str | None = None
     mode: str | None = None
-    purpose: str | None = Purpose.SERVING.value
+    purpose: str | None = None
     phase: str | None = None
 
     @classmethod
