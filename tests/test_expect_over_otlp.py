@@ -221,6 +221,7 @@ def test_the_environment_overrides_what_would_lead_elsewhere(captures: OtlpCaptu
         "OTEL_SDK_DISABLED": "true",
         "OTEL_TRACES_SAMPLER": "always_off",
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+        "http_proxy": "http://127.0.0.1:1",
         "TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
     }
