@@ -26,6 +26,15 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
 
     # No __init__: the base is a singleton whose __init__ runs with every construction.
     _installation: Installation | None = None
+    _arguments: dict[str, Any] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any] | None:
+        """What `instrument` was given, with the resolved `config`; None where nothing is instrumented.
+
+        ``instrument(**arguments)`` makes the same instrumentation again.
+        """
+        return None if self._installation is None else self._arguments
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the torch versions that are instrumented, nightlies and NGC builds included."""
@@ -63,8 +72,9 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
         from otel_cudagraph.installation import Installation, activate  # noqa: PLC0415
 
         try:
+            config = kwargs.get("config") or Config.from_env()
             installation = Installation(
-                kwargs.get("config") or Config.from_env(),
+                config,
                 kwargs.get("tracer_provider"),
                 kwargs.get("meter_provider"),
                 kwargs.get("before_first_capture"),
@@ -75,10 +85,12 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
             _logger.exception("CUDA graphs are not instrumented; nothing was left patched")
             return
         self._installation = installation
+        self._arguments = {**kwargs, "config": config}
 
     def _uninstrument(self, **_kwargs: Any) -> None:
         from otel_cudagraph.installation import deactivate  # noqa: PLC0415
 
         installation, self._installation = self._installation, None
+        self._arguments = None
         if installation is not None:
             deactivate(installation)

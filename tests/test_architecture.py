@@ -28,6 +28,7 @@ LAYERS = [
     {"installation"},
     {"instrumentor"},
     {"__init__", "vllm_plugin"},
+    {"pytest_plugin"},
 ]
 """From the leaves up; a module imports from lower layers only."""
 

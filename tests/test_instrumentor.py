@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from otel_cudagraph import CudaGraphInstrumentor, GraphFamily, batch_descriptor, register_graph_family
+from otel_cudagraph import Config, CudaGraphInstrumentor, GraphFamily, batch_descriptor, register_graph_family
 from tests import plain_graphs
 from tests.backends import eventually
 from tests.conftest import StandIn
@@ -290,3 +290,15 @@ def run_program(program: str) -> str:
     )
     assert run.returncode == 0, run.stderr
     return run.stdout
+
+
+def test_arguments_are_what_was_given() -> None:
+    instrumentor = CudaGraphInstrumentor()
+    assert instrumentor.arguments is None
+
+    instrumentor.instrument()
+    arguments = instrumentor.arguments
+    instrumentor.uninstrument()
+
+    assert arguments == {"config": Config.from_env()}
+    assert instrumentor.arguments is None

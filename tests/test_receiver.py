@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import urllib.error
 import urllib.request
 
@@ -112,6 +113,34 @@ def test_waterfall() -> None:
         "  FULL 8                         1.20 µs |████████████            | ok",
         "  cuda.graph.capture             1.20 µs |            ████████████| ERROR ValueError",
     ]
+
+
+def test_points_of_processes_with_one_name() -> None:
+    """The newest of each, told apart by when its series began."""
+    lines = [
+        json.dumps(
+            {
+                "resourceMetrics": [
+                    {"scopeMetrics": [{"metrics": [{"name": "m", "sum": {"dataPoints": [
+                        {"startTimeUnixNano": start, "timeUnixNano": time, "asInt": value}
+                    ]}}]}]}
+                ]
+            }
+        )
+        for start, time, value in [(1, 5, 2), (2, 6, 10), (1, 7, 3)]
+    ]  # fmt: skip
+    received = Received.from_json_lines("\n".join(lines))
+
+    assert sorted((p.start_ns, p.time_ns, p.value) for p in received.points("m")) == [(1, 7, 3), (2, 6, 10)]
+    assert received.points("other") == []
+
+
+def test_waterfall_of_chosen_spans_with_notes() -> None:
+    spans = [span("root", "1", "", 0, 1200), span("child", "2", "1", 0, 1200)]
+
+    (_, line) = waterfall(spans, notes={"2": "not counted"})
+
+    assert line.text.endswith("| ok  (not counted)")
 
 
 def test_waterfall_leaves_out_many_but_no_failure() -> None:

@@ -20,20 +20,25 @@ _CAPTURE, _FORMER_CAPTURE, _WARMUP = "_capture_graph", "_generation_step", "run_
 def _describe(frame: FrameType, _: object) -> Descriptor:
     around = enclosing(frame, _PACKAGE, {_CAPTURE, _FORMER_CAPTURE, _WARMUP})
     phase = Phase.STARTUP if _WARMUP in around else Phase.RUNTIME
+    pair = None
     if _CAPTURE in around:
-        tokens, cached = _padded(local(around[_CAPTURE], "self").inputs_and_outputs)
+        io = local(around[_CAPTURE], "self").inputs_and_outputs
+        pair = getattr(io, "current_pair", None)
+        tokens, cached = _padded(io)
     else:
         step = around.get(_FORMER_CAPTURE)
         tokens, cached = local(step, "padded_q"), local(step, "padded_read_index_size")
     if tokens is None:
         return Descriptor(phase=phase)
     words = [f"num_tokens={tokens}", "decode" if cached is None else f"max_kv_read={cached}"]
+    if pair is not None:  # asynchronous batching has two sets of buffers, each with its graphs
+        words.append(f"io_pair={pair}")
     return Descriptor(phase=phase, runtime_mode="FULL", key=" ".join(words), num_tokens=tokens)
 
 
 def _padded(io: Any) -> tuple[Any, Any]:
     """Return the padded tokens of the batch, and its cached ones, None where it only decodes."""
-    if hasattr(io, "io_pairs"):  # asynchronous batching has two
+    if hasattr(io, "io_pairs"):
         io = io.io_pairs[io.current_pair].device_io
     return io.num_q_tokens, None if io.use_block_table else io.max_kv_read
 

@@ -64,6 +64,10 @@ class Point:
     """The number; of a histogram the count."""
     sum: float | None = None
     """Of a histogram the sum, else None."""
+    start_ns: int = 0
+    """When the series began, in Unix nanoseconds."""
+    time_ns: int = 0
+    """When the point was read, in Unix nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Metric:
     points: tuple[Point, ...]
     is_monotonic: bool | None
     """Of a sum whether it only grows, else None."""
+    resource: Attributes = field(default_factory=dict)
+    """What the exporting process says of itself."""
 
     def total(self, **attributes: object) -> float:
         """Return the sum of the values of all points that have these attributes.
@@ -112,6 +118,15 @@ class Received:
     def metrics(self) -> dict[str, Metric]:
         """Return the newest state of each metric, by name."""
         return {metric.name: metric for data in self.metrics_data for metric in _metrics(data)}
+
+    def points(self, name: str) -> list[Point]:
+        """Return the newest point of each series of a metric, of every process that exported it."""
+        newest: dict[str, Point] = {}
+        for metric in (metric for data in self.metrics_data for metric in _metrics(data)):
+            for point in metric.points if metric.name == name else ():
+                # Processes with the same resource differ by when their series began.
+                newest[repr((metric.resource, point.start_ns, sorted(point.attributes.items())))] = point
+        return list(newest.values())
 
     def to_json_lines(self) -> str:
         """Return OTLP/JSON, one export request a line, as the collector's file exporter writes it."""
@@ -170,6 +185,7 @@ def _spans(data: TracesData) -> Iterable[Span]:
 
 def _metrics(data: MetricsData) -> Iterable[Metric]:
     for resource_metrics in data.resource_metrics:
+        resource = _attributes(resource_metrics.resource.attributes)
         for scope_metrics in resource_metrics.scope_metrics:
             for metric in scope_metrics.metrics:
                 kind = metric.WhichOneof("data")
@@ -180,14 +196,19 @@ def _metrics(data: MetricsData) -> Iterable[Metric]:
                         unit=metric.unit,
                         points=tuple(_point(point, kind) for point in body.data_points),
                         is_monotonic=body.is_monotonic if kind == "sum" else None,
+                        resource=resource,
                     )
 
 
 def _point(point: Any, kind: str) -> Point:
-    attributes = _attributes(point.attributes)
-    if kind == "histogram":
-        return Point(attributes, point.count, point.sum)
-    return Point(attributes, getattr(point, point.WhichOneof("value")))
+    is_histogram = kind == "histogram"
+    return Point(
+        attributes=_attributes(point.attributes),
+        value=point.count if is_histogram else getattr(point, point.WhichOneof("value")),
+        sum=point.sum if is_histogram else None,
+        start_ns=point.start_time_unix_nano,
+        time_ns=point.time_unix_nano,
+    )
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> Attributes:

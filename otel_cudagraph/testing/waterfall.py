@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_cudagraph import semconv
+from otel_cudagraph.testing.received import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from otel_cudagraph.testing.received import Received, Span
+    from otel_cudagraph.testing.received import Span
 
 _BAR_WIDTH = 24
 _MAX_LABEL_WIDTH = 72
@@ -33,21 +34,24 @@ class _Row:
     root: Span | None = None
 
 
-def waterfall(received: Received, max_children: int = 200) -> list[Line]:
+def waterfall(
+    received: Received | Sequence[Span], max_children: int = 200, *, notes: Mapping[str, str] | None = None
+) -> list[Line]:
     """Return the lines of every trace in `received`.
 
     Args:
-        received: The spans.
+        received: The spans, oldest start first where they are a list.
         max_children: Children of one span that are shown; failed ones are shown in any case.
+        notes: What to say at the end of a span's line, by span id.
     """
-    spans = received.spans()
+    spans = received.spans() if isinstance(received, Received) else received
     known = {span.span_id for span in spans}
     children: dict[str, list[Span]] = {}
     for span in spans:
         children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
     rows = [row for root in children.get("", []) for row in _tree(root, root, 0, children, max_children)]
     width = min(_MAX_LABEL_WIDTH, max((len(row.label) for row in rows), default=0))
-    return [_line(row, width) for row in rows]
+    return [_line(row, width, notes or {}) for row in rows]
 
 
 def format_duration(seconds: float) -> str:
@@ -73,14 +77,15 @@ def _tree(
         yield _Row("  " * (depth + 1) + f"… and {len(below) - len(shown):,} more")
 
 
-def _line(row: _Row, width: int) -> Line:
+def _line(row: _Row, width: int, notes: Mapping[str, str]) -> Line:
     span, root = row.span, row.root
     if span is None or root is None:
         return Line(row.label)
     status = f"ERROR {span.attributes.get(semconv.ERROR_TYPE, '')}".rstrip() if span.is_error else "ok"
     label = f"{row.label[:width]:<{width}}"
     text = f"{label} {format_duration(span.duration_s):>8} |{_bar(span, root)}| {status}"
-    return Line(text, span.is_error)
+    note = notes.get(span.span_id)
+    return Line(f"{text}  ({note})" if note else text, span.is_error)
 
 
 def _label(span: Span) -> str:

@@ -97,6 +97,7 @@ def test_torch_compile_forward_and_backward(pipeline: Pipeline) -> None:
     compiled = torch.compile(model, mode="reduce-overhead", dynamic=False)
     x = torch.randn(4, 16, device="cuda")
     for _ in range(4):
+        model.zero_grad(set_to_none=True)  # gradients are a graph's output, which the next step overwrites
         torch.compiler.cudagraph_mark_step_begin()
         compiled(x).sum().backward()
 

@@ -101,6 +101,7 @@ def engine_arguments(asked: argparse.Namespace) -> dict[str, object]:
         found["kv_cache_memory_bytes"] = asked.kv_mib << 20
     if asked.traces_endpoint:
         found["otlp_traces_endpoint"] = asked.traces_endpoint
+        found["disable_log_stats"] = False  # vLLM's request spans are made of its statistics
     return found
 
 
