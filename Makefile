@@ -7,7 +7,7 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --un
   --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format gpu-test bench backends jaeger collector lock clean
+.PHONY: help setup run test compat lint format gpu-test bench backends jaeger collector lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -31,6 +31,9 @@ run: setup ## Capture a small model's graphs and show what arrived over OTLP
 test: setup ## Run all tests, with a real collector and Jaeger where Go can build them
 	@backends/build.sh >/dev/null || echo "Tests that need the collector or Jaeger will be skipped."
 	@$(BIN)/python -m pytest $(ARGS)
+
+compat: setup ## Check the adapters against what the engines have published (network; OTEL_CUDAGRAPH_SOURCES: cache)
+	@$(BIN)/python -m pytest tests/compat -m compat $(ARGS)
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .

@@ -100,7 +100,8 @@ READS = (
     Place(
         f"{_EXECUTOR}cuda_graph_runner",
         f"CudaGraphRunner.{_ONE_BATCH}",
-        parameters=("self", "bs"),
+        parameters=("self", "bs", "stream_idx"),
+        variables=("num_tokens",),
         before=_SHAPES,
     ),
     Place(
@@ -120,6 +121,15 @@ READS = (
             ("full", "FullCudaGraphBackend"),
             ("breakable", "BreakableCudaGraphBackend"),
             ("tc_piecewise", "TcPiecewiseCudaGraphBackend"),
+        )
+    ),
+    *(
+        Place(f"{_EXECUTOR}runner.shape_key", f"ShapeKey.{field}", since=since)
+        for field, since in (
+            ("size", _SHAPES),
+            ("stream_idx", _SHAPES),
+            ("variant_label", _SHAPES),
+            ("attention_variant", "0.5.20"),
         )
     ),
     *(

@@ -89,5 +89,5 @@ READS = (
     Place(_TREES, "CUDAGraphTreeManager.id_to_mode"),
     Place(_TREES, "FunctionID.id"),
     Place(_TREES, f"cudagraphify_impl.{_CACHE}", variables=("int_key",)),
-    Place("torch._inductor.runtime.benchmarking", "benchmarker", since="2.6"),
+    Place("torch._inductor.runtime.benchmarking", "benchmarker", since="2.5"),
 )

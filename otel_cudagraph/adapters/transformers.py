@@ -14,20 +14,19 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _PACKAGE = "transformers.generation.continuous_batching."
-_CAPTURE, _FORMER_CAPTURE, _WARMUP = "_capture_graph", "_generation_step", "run_one_warmup"
+_CAPTURE, _FORMER_CAPTURE, _STEP, _WARMUP = "_capture_graph", "capture_graph", "_generation_step", "warmup"
 
 
 def _describe(frame: FrameType, _: object) -> Descriptor:
-    around = enclosing(frame, _PACKAGE, {_CAPTURE, _FORMER_CAPTURE, _WARMUP})
+    around = enclosing(frame, _PACKAGE, {_CAPTURE, _FORMER_CAPTURE, _STEP, _WARMUP})
     phase = Phase.STARTUP if _WARMUP in around else Phase.RUNTIME
+    capturing = around.get(_CAPTURE) or around.get(_FORMER_CAPTURE) or around.get(_STEP)
+    tokens, cached = local(capturing, "padded_q"), local(capturing, "padded_read_index_size")
     pair = None
-    if _CAPTURE in around:
-        io = local(around[_CAPTURE], "self").inputs_and_outputs
-        pair = getattr(io, "current_pair", None)
+    if tokens is None:
+        io = getattr(local(capturing, "self"), "inputs_and_outputs", None)
         tokens, cached = _padded(io)
-    else:
-        step = around.get(_FORMER_CAPTURE)
-        tokens, cached = local(step, "padded_q"), local(step, "padded_read_index_size")
+        pair = getattr(io, "current_pair", None)
     if tokens is None:
         return Descriptor(phase=phase)
     words = [f"num_tokens={tokens}", "decode" if cached is None else f"max_kv_read={cached}"]
@@ -40,6 +39,8 @@ def _padded(io: Any) -> tuple[Any, Any]:
     """Return the padded tokens of the batch, and its cached ones, None where it only decodes."""
     if hasattr(io, "io_pairs"):
         io = io.io_pairs[io.current_pair].device_io
+    if not hasattr(io, "num_q_tokens"):
+        return None, None
     return io.num_q_tokens, None if io.use_block_table else io.max_kv_read
 
 
@@ -47,21 +48,21 @@ HOOKS: tuple[Hook, ...] = ()
 CALLERS = (Caller(_PACKAGE, "", Descriptor(engine=ENGINE_TRANSFORMERS), _describe),)
 
 _API, _RUNNER, _IO = f"{_PACKAGE}continuous_api", f"{_PACKAGE}model_runner", f"{_PACKAGE}input_outputs"
-_MOVED = "5.5"
+_PROCESSOR = "ContinuousBatchProcessor"
+"""What captures before 5.9: in its step; from 5.5 on in a method of its own."""
 READS = (
-    Place(
-        _API,
-        f"ContinuousBatchProcessor.{_FORMER_CAPTURE}",
-        variables=("padded_q", "padded_read_index_size"),
-        before=_MOVED,
-    ),
-    Place(_RUNNER, f"ModelRunner.{_CAPTURE}", parameters=("self",), since="5.17"),
-    Place(_RUNNER, f"ModelRunner.{_WARMUP}", since="5.17"),
-    Place(_RUNNER, "ModelRunner.inputs_and_outputs", since="5.17"),
-    Place(_IO, "ContinuousBatchingIOs.num_q_tokens", since="5.17"),
-    Place(_IO, "ContinuousBatchingIOs.max_kv_read", since="5.17"),
-    Place(_IO, "ContinuousBatchingIOs.use_block_table", since="5.17"),
-    Place(_IO, "ContinuousBatchingAsyncIOs.io_pairs", since="5.17"),
-    Place(_IO, "ContinuousBatchingAsyncIOs.current_pair", since="5.17"),
-    Place(_IO, "HostDeviceIOPair.device_io", since="5.17"),
+    Place(_API, f"{_PROCESSOR}.{_STEP}", variables=("padded_q", "padded_read_index_size"), before="5.4"),
+    Place(_API, f"{_PROCESSOR}.{_STEP}", parameters=("self",)),
+    Place(_API, f"{_PROCESSOR}.{_FORMER_CAPTURE}", parameters=("self",), since="5.5", before="5.9"),
+    Place(_API, f"{_PROCESSOR}.inputs_and_outputs", since="5.1"),
+    Place(_API, f"{_PROCESSOR}.{_WARMUP}", since="5.5"),
+    Place(_RUNNER, f"ModelRunner.{_CAPTURE}", parameters=("self",), since="5.9"),
+    Place(_RUNNER, f"ModelRunner.{_WARMUP}", since="5.9"),
+    Place(_RUNNER, "ModelRunner.inputs_and_outputs", since="5.9"),
+    Place(_IO, "ContinuousBatchingIOs.num_q_tokens", since="5.4"),
+    Place(_IO, "ContinuousBatchingIOs.max_kv_read", since="5.4"),
+    Place(_IO, "ContinuousBatchingIOs.use_block_table", since="5.4"),
+    Place(_IO, "ContinuousBatchingAsyncIOs.io_pairs", since="5.3"),
+    Place(_IO, "ContinuousBatchingAsyncIOs.current_pair", since="5.3"),
+    Place(_IO, "HostDeviceIOPair.device_io", since="5.3"),
 )

@@ -74,10 +74,9 @@ def _model(frame: FrameType, capture: FrameType | None) -> Descriptor:
 
 
 def _forward_context() -> Any:
-    module = sys.modules.get(_FORWARD_CONTEXT)
-    if module is None or not module.is_forward_context_available():
-        return None
-    return module.get_forward_context()
+    """Return the forward pass's context, None where there is none or it says of no graph."""
+    context = getattr(sys.modules.get(_FORWARD_CONTEXT), "_forward_context", None)
+    return None if context is None or context.cudagraph_runtime_mode.name == "NONE" else context
 
 
 def _in_speculator(frame: FrameType | None) -> bool:
@@ -130,12 +129,11 @@ CALLERS = (Caller(VLLM, "", Descriptor(engine=ENGINE_VLLM), _describe),)
 
 READS = (
     Place("vllm.compilation.cuda_graph", "CUDAGraphWrapper.__call__"),
-    Place(_FORWARD_CONTEXT, "is_forward_context_available"),
-    Place(_FORWARD_CONTEXT, "get_forward_context"),
+    Place(_FORWARD_CONTEXT, "_forward_context"),
     Place(_FORWARD_CONTEXT, "ForwardContext.batch_descriptor"),
     Place(_FORWARD_CONTEXT, "ForwardContext.cudagraph_runtime_mode"),
     Place(_FORWARD_CONTEXT, "BatchDescriptor.num_tokens"),
-    Place(_FORWARD_CONTEXT, "BatchDescriptor.num_reqs", since="0.18"),
+    Place(_FORWARD_CONTEXT, "BatchDescriptor.num_reqs", since="0.12"),
     Place(_EXECUTION, f"CudaGraphManager.{_CAPTURE}", variables=("desc",), since="0.18"),
     Place(_EXECUTION, "BatchExecutionDescriptor.cg_mode", since="0.18"),
     Place(_EXECUTION, "BatchExecutionDescriptor.num_tokens", since="0.18"),
@@ -143,12 +141,15 @@ READS = (
     Place(
         "vllm.compilation.breakable_cudagraph",
         "BreakableCUDAGraphCapture._begin_segment",
-        since="0.25",
+        since="0.22",
     ),
-    Place(
-        "vllm.v1.worker.encoder_cudagraph",
-        f"EncoderCudaGraphManager.{_ENCODER}",
-        parameters=("token_budget", "path"),
-        since="0.25",
+    *(
+        Place(
+            "vllm.v1.worker.encoder_cudagraph",
+            f"EncoderCudaGraphManager.{_ENCODER}",
+            parameters=(parameter,),
+            since=since,
+        )
+        for parameter, since in (("token_budget", "0.19"), ("path", "0.24"), ("axis_keys", "0.30"))
     ),
 )

@@ -22,6 +22,7 @@ def _configured(runner: Any, *_: Any, **__: Any) -> Descriptor | None:
 HOOKS = (Hook(Place(_RUNNER, "GPUModelRunner.capture_model"), described_by(trigger, _configured)),)
 
 READS = (
+    Place(_RUNNER, "GPUModelRunner.compilation_config"),
     Place("vllm.config", "CompilationConfig.cudagraph_mode"),
     Place("vllm.config", "CUDAGraphMode.NONE"),
     # Graphs captured in it estimate memory and are thrown away.

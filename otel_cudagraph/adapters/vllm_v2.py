@@ -1,4 +1,4 @@
-"""vLLM's V2 model runner: ``vllm/v1/worker/gpu/model_runner.py``, 0.18 and newer."""
+"""vLLM's V2 model runner: ``vllm/v1/worker/gpu/model_runner.py``, 0.12 and newer."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def _configured(runner: Any, *_: Any, **__: Any) -> Descriptor | None:
 
 HOOKS = (
     Hook(
-        Place(_RUNNER, "GPUModelRunner.capture_model", since="0.18"),
+        Place(_RUNNER, "GPUModelRunner.capture_model", since="0.12"),
         described_by(undecided_trigger, _configured),
     ),
     # The first call after all reasons to skip the capture have been looked at, and before
     # the first graph: the runner counts its trigger just before, from 0.21 on.
-    Hook(Place(_RUNNER, "GPUModelRunner.maybe_setup_dummy_loras", since="0.18"), decision),
+    Hook(Place(_RUNNER, "GPUModelRunner.maybe_setup_dummy_loras", since="0.12"), decision),
 )
 
 READS = (
-    Place("vllm.config", "CompilationConfig.cudagraph_mode", since="0.18"),
+    Place(_RUNNER, "GPUModelRunner.compilation_config", since="0.12"),
+    Place("vllm.config", "CompilationConfig.cudagraph_mode"),
     Place(_RUNNER, "GPUModelRunner.profile_cudagraph_memory", since="0.18"),
 )
