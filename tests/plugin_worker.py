@@ -1,0 +1,94 @@
+"""A process that loads vLLM's plugin and captures, torch-free.
+
+Usage: python -m tests.plugin_worker ACTION…, each one of:
+  plugin     load the plugin as vLLM does
+  provider   set up a tracer provider of one's own, exporting to OWN_ENDPOINT
+  capture    one trigger with two graphs
+  lazy       one graph outside a trigger
+  fork, spawn   do the rest in a child of multiprocessing
+  osfork     do the rest in a bare fork
+  hang       say so on standard output, and wait to be killed
+  report     print which of the SDK's modules are loaded
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from importlib.metadata import entry_points
+
+from otel_cudagraph import batch_descriptor, capture_trigger, register_graph_family
+from tests import plain_graphs
+
+graphs = []
+
+
+def graph(key: str) -> None:
+    one = plain_graphs.PlainGraph()
+    with batch_descriptor(key), plain_graphs.capture(one):
+        pass
+    one.replay()
+    graphs.append(one)
+
+
+def load_plugin() -> None:
+    (plugin,) = entry_points(group="vllm.general_plugins", name="otel_cudagraph")
+    register_graph_family(plain_graphs.FAMILY)
+    plugin.load()()
+
+
+def set_up_provider() -> None:
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(os.environ["OWN_ENDPOINT"])))
+    trace.set_tracer_provider(provider)
+
+
+def capture() -> None:
+    with capture_trigger(engine="toy", runtime_mode="FULL"):
+        graph(f"{os.getpid()} first")
+        graph(f"{os.getpid()} second")
+
+
+def hang() -> None:
+    print("captured", flush=True)
+    signal.pause()
+
+
+def report() -> None:
+    print(sorted(name for name in sys.modules if name.startswith("opentelemetry.sdk.")), flush=True)
+
+
+ACTIONS = {
+    "plugin": load_plugin,
+    "provider": set_up_provider,
+    "capture": capture,
+    "lazy": lambda: graph(f"{os.getpid()} lazy"),
+    "hang": hang,
+    "report": report,
+}
+
+
+def act(actions: list[str]) -> None:
+    for number, action in enumerate(actions):
+        rest = actions[number + 1 :]
+        if action in {"fork", "spawn"}:
+            child = multiprocessing.get_context(action).Process(target=act, args=(rest,))
+            child.start()
+            child.join()
+            sys.exit(child.exitcode)
+        elif action == "osfork":
+            if pid := os.fork():
+                sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        else:
+            ACTIONS[action]()
+
+
+if __name__ == "__main__":
+    act(sys.argv[1:])
