@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,5 +78,5 @@ def pipeline(request: pytest.FixtureRequest, record_dir: Path | None) -> Iterato
     if record_dir is not None:
         # Cumulative metrics: the last export says all that the earlier ones said.
         last = Received(running.received.traces, running.received.metrics_data[-1:])
-        name = request.node.name.removeprefix("test_")
+        name = re.sub(r"\W+", "_", request.node.name.removeprefix("test_")).strip("_")
         (record_dir / f"{name}.jsonl").write_text(without_paths(last.to_json_lines()), "utf-8")
