@@ -39,9 +39,9 @@ def set_up_sdk() -> None:
 
 
 def _is_set_up(signal: str) -> bool:
-    """Return whether there is a provider of the SDK's kind: those of the API alone cannot be flushed."""
+    """Return whether there is a provider, of whatever kind: the API's own stand-ins are called proxies."""
     provider = trace.get_tracer_provider() if signal == "traces" else metrics.get_meter_provider()
-    return hasattr(provider, "force_flush")
+    return "Proxy" not in type(provider).__name__
 
 
 def _configurator() -> Callable[[], Any]:
