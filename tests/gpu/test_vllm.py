@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_cudagraph.testing import OtlpCaptures, OtlpReceiver, Received
+from otel_cudagraph.testing import InProcessCaptures, OtlpCaptures, OtlpReceiver, Received
+from tests.anchor_table import ANCHOR_TABLE
+from tests.gpu import vllm_engine
 from tests.gpu.conftest import without_paths
 from tests.pipeline import CAPTURE, TRIGGER
 from tests.vllm_table import VLLM_TABLE
@@ -55,6 +57,38 @@ def test_vllm(
     assert counted["num_gpu_runner_capture_triggers"] == triggers
     assert counted["num_cudagraph_captured"] == graphs
     assert len(seen.captures) == counted["capture_end_returned"] == graphs + profiling
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+@ANCHOR_TABLE
+def test_twelve_layers_and_one_size(
+    runner: str, mode: str, triggers: int, graphs: int, cudagraphs_otlp: OtlpCaptures, folder: Path
+) -> None:
+    arguments = ["--runner", runner, "--mode", mode, "--layers", "12", "--sizes", "8", *NO_PROFILING]
+
+    with cudagraphs_otlp.expect(triggers=triggers, graphs=graphs, engine="vllm"):
+        counted = run(cudagraphs_otlp, f"vllm_{runner}_anchor_{mode}", arguments, {}, folder)
+
+    assert counted["num_gpu_runner_capture_triggers"] == triggers
+    assert counted["num_cudagraph_captured"] == graphs
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+def test_in_this_process_beside_vllm_s_own_expectation(
+    runner: str, cudagraphs: InProcessCaptures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"VLLM_USE_V2_MODEL_RUNNER": str(int(runner == "v2")), "VLLM_PLUGINS": ""}
+    for name, value in {**vllm_engine.SETTINGS, **chosen}.items():
+        monkeypatch.setenv(name, value)
+    asked = vllm_engine.arguments(["", "--runner", runner, "--mode", "FULL_AND_PIECEWISE", *NO_PROFILING])
+    from vllm import LLM
+    from vllm.compilation.counter import compilation_counter
+
+    with (
+        compilation_counter.expect(num_gpu_runner_capture_triggers=1, num_cudagraph_captured=24),
+        cudagraphs.expect(triggers=1, graphs=24, engine="vllm", largest_first=True),
+    ):
+        LLM(**vllm_engine.engine_arguments(asked))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

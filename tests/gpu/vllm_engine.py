@@ -28,13 +28,11 @@ SETTINGS = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-LAYERS = 4
 MODEL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 512,
     "intermediate_size": 1024,
-    "num_hidden_layers": LAYERS,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 64,
@@ -48,16 +46,17 @@ MODEL = {
 }
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("result", type=Path)
     parser.add_argument("--runner", choices=["v1", "v2"], required=True)
     parser.add_argument("--mode", required=True)
     parser.add_argument("--sizes", default="1,2,4,8")
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--compile", type=int, help="vLLM's compilation mode; 3 for the PIECEWISE modes")
     parser.add_argument("--kv-mib", type=int, help="a fixed KV cache: vLLM then profiles no memory")
     parser.add_argument("--traces-endpoint", help="--otlp-traces-endpoint of vLLM")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def count_ends(counts: dict[str, int]) -> None:
@@ -72,9 +71,13 @@ def count_ends(counts: dict[str, int]) -> None:
     torch.cuda.CUDAGraph.capture_end = capture_end  # type: ignore[method-assign]
 
 
-def engine_arguments(asked: argparse.Namespace) -> dict[str, object]:
+def model_folder(layers: int) -> str:
     folder = Path(tempfile.mkdtemp(prefix="tiny-llama-"))
-    (folder / "config.json").write_text(json.dumps(MODEL))
+    (folder / "config.json").write_text(json.dumps({**MODEL, "num_hidden_layers": layers}))
+    return str(folder)
+
+
+def engine_arguments(asked: argparse.Namespace) -> dict[str, object]:
     compile_mode = asked.compile
     if compile_mode is None:
         compile_mode = 3 if "PIECEWISE" in asked.mode else 0
@@ -84,7 +87,7 @@ def engine_arguments(asked: argparse.Namespace) -> dict[str, object]:
     if asked.mode != "NONE":
         compilation["cudagraph_capture_sizes"] = [int(size) for size in asked.sizes.split(",")]
     found: dict[str, object] = {
-        "model": str(folder),
+        "model": model_folder(asked.layers),
         "load_format": "dummy",
         "skip_tokenizer_init": True,
         "dtype": "bfloat16",
