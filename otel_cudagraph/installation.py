@@ -137,7 +137,7 @@ class Installation:
 
     def start_anew(self) -> None:
         """Forget the parent's captures in a forked child: its graphs are not usable there."""
-        self._outbox.reset()
+        self._outbox.reset(is_forked=True)
         self.ledger.reset()
         self._recorder.reset()
         self.triggers.reset()

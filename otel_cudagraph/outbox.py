@@ -10,15 +10,14 @@ capture), and what the SDK's own processor still held.
 
 from __future__ import annotations
 
-import atexit
 import logging
-import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
 from otel_cudagraph._guard import guarded
 from otel_cudagraph.clock import now_ns
+from otel_cudagraph.exit_hooks import ExitHooks
 from otel_cudagraph.facts import Capture
 
 if TYPE_CHECKING:
@@ -38,9 +37,6 @@ _FLUSH_MILLIS = 10_000
 _EXIT_S = 5.0
 """Longest wait at exit for a hand-over that another thread has begun."""
 
-_EXIT_PRIORITY = 100
-"""Of our `multiprocessing` finalizer: it runs before the library ends its own helpers, at 10 and below."""
-
 _logger = logging.getLogger(__name__)
 
 
@@ -58,9 +54,10 @@ class Outbox:
         """Told each fact that has become a span."""
         self._telemetry = telemetry
         self._max_pending = max_pending
-        self.reset()
+        self._exit_hooks = ExitHooks(self._drain_at_exit, self._deliver)
+        self.reset(is_forked=False)
 
-    def reset(self) -> None:
+    def reset(self, *, is_forked: bool) -> None:
         """Start empty and without a thread, as a forked child must."""
         self._pending: deque[Capture | Trigger] = deque()
         self._wake = threading.Event()
@@ -70,7 +67,8 @@ class Outbox:
         self._is_closed = False
         self._said_full = False
         self._is_ready = False
-        self._register_exit_hook()
+        self._is_forked = is_forked
+        self._exit_hooks.register()
 
     def put(self, *facts: Capture | Trigger) -> None:
         """Take finished facts; returns at once."""
@@ -102,7 +100,7 @@ class Outbox:
         """Hand over the rest; end the thread and need no exit hook any more."""
         self._is_closed = True
         self._wake.set()
-        atexit.unregister(self._drain_at_exit)
+        self._exit_hooks.cancel()
         self.drain()
 
     def _drain_at_exit(self) -> None:
@@ -114,28 +112,8 @@ class Outbox:
         if not self._is_ready:
             self._is_ready = True
             self.before_first()
-            self._hook_into_multiprocessing()
-        self._register_exit_hook()
-
-    def _register_exit_hook(self) -> None:
-        """See to it that what is there at exit is handed over.
-
-        Exit hooks run last in, first out: ours must come before that of a provider
-        that was set up meanwhile, so it is registered anew each time.
-        """
-        atexit.unregister(self._drain_at_exit)
-        atexit.register(self._drain_at_exit)
-
-    def _hook_into_multiprocessing(self) -> None:
-        """Do the same in a child of `multiprocessing`: forked ones run no `atexit` hook before 3.13."""
-        library = sys.modules.get("multiprocessing.util")
-        if library is not None and sys.modules["multiprocessing"].parent_process() is not None:
-            library.Finalize(None, self._deliver_at_exit, exitpriority=_EXIT_PRIORITY)
-
-    def _deliver_at_exit(self) -> None:
-        """Hand over, and let the providers deliver, whose own exit hooks will not run."""
-        self._drain_at_exit()
-        self._deliver()
+            self._exit_hooks.register_in_child(is_forked=self._is_forked)
+        self._exit_hooks.register()
 
     def _ensure_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "otel_cudagraph"
 LAYERS = [
     {"semconv", "environment_variables", "version", "clock", "families", "_guard", "_patching", "frames"},
-    {"config", "facts", "imports"},
+    {"config", "facts", "imports", "exit_hooks"},
     {"attributes", "attribution", "devices", "scope", "recaptures"},
     {"graphs"},
     {"ledger"},
