@@ -24,23 +24,33 @@ def _describe(frame: FrameType, _: object) -> Descriptor:
     if _CAPTURE in around:
         io = local(around[_CAPTURE], "self").inputs_and_outputs
         pair = getattr(io, "current_pair", None)
-        tokens, cached = _padded(io)
+        tokens, cached, lengths = _padded(io)
     else:
         step = around.get(_FORMER_CAPTURE)
         tokens, cached = local(step, "padded_q"), local(step, "padded_read_index_size")
+        lengths = ()
     if tokens is None:
         return Descriptor(phase=phase)
     words = [f"num_tokens={tokens}", "decode" if cached is None else f"max_kv_read={cached}"]
+    if lengths:  # one for each kind of attention layer
+        words.append(f"max_kv_length={','.join(map(str, lengths))}")
     if pair is not None:  # asynchronous batching has two sets of buffers, each with its graphs
         words.append(f"io_pair={pair}")
     return Descriptor(phase=phase, runtime_mode="FULL", key=" ".join(words), num_tokens=tokens)
 
 
-def _padded(io: Any) -> tuple[Any, Any]:
-    """Return the padded tokens of the batch, and its cached ones, None where it only decodes."""
+def _padded(io: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+    """Return the padded tokens of the batch, its cached ones, None where it only decodes, and its lengths.
+
+    As the engine's own key has them: graphs may differ in the lengths alone.
+    """
     if hasattr(io, "io_pairs"):
         io = io.io_pairs[io.current_pair].device_io
-    return io.num_q_tokens, None if io.use_block_table else io.max_kv_read
+    if io.use_block_table:
+        return io.num_q_tokens, None, ()
+    # 5.17 named them otherwise.
+    lengths = getattr(io, "max_length_k", None) or getattr(io, "max_seqlen_k", None) or {}
+    return io.num_q_tokens, io.max_kv_read, tuple(lengths.values())
 
 
 HOOKS: tuple[Hook, ...] = ()
