@@ -57,7 +57,11 @@ def local(frame: FrameType | None, name: str) -> Any:
         return None
     variables = frame.f_locals
     value = variables.get(name)
-    if type(variables) is dict and frame.f_code.co_flags & _OPTIMIZED:
+    if (
+        type(variables) is dict
+        and frame.f_code.co_flags & _OPTIMIZED
+        and sys.getrefcount(variables) == _REFERENCES
+    ):
         # Up to Python 3.12 this is a copy that the frame keeps: it would keep the host's tensors alive.
         variables.clear()
     return value
@@ -65,3 +69,5 @@ def local(frame: FrameType | None, name: str) -> Any:
 
 _OPTIMIZED = 1
 """``CO_OPTIMIZED`` (`inspect`): a function's frame, whose variables are not this dictionary."""
+_REFERENCES = 3
+"""To such a copy: the frame's, ours, and the count's; one more where the host has called ``locals()``."""

@@ -128,10 +128,10 @@ def _parent_context() -> Context:
 
 
 def _note_error(trigger: Trigger, error: BaseException) -> None:
-    """Note what failed the trigger: the root cause of the capture that `error` comes or is made from.
+    """Note what failed the trigger: the root cause that `error` comes or is made from.
 
     Engines let the error of a capture through, or raise their own from it
-    (SGLang: "Capture cuda graph failed: …").
+    (SGLang: "Capture cuda graph failed: …"); so, too, with an error of a warm-up run.
     """
     outcome = Failure.of(error)
     roots = {
@@ -141,9 +141,19 @@ def _note_error(trigger: Trigger, error: BaseException) -> None:
         if seen is not None
     }
     links = (roots.get(id(link)) for link in _chain(error))
-    trigger.failure = next((root for root in links if root is not None), outcome)
+    root = next((root for root in links if root is not None), None)
+    trigger.failure = root or Failure.of(_explicit_cause(error))
     if trigger.failure.identity != outcome.identity:
         trigger.surfaced = outcome
+
+
+def _explicit_cause(error: BaseException) -> BaseException:
+    """Return what `error` was raised from, and that from, …; what was merely being handled is no cause."""
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
+        error = error.__cause__
+        seen.add(id(error))
+    return error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -343,3 +343,24 @@ def test_simulated_graphs_are_labelled_everywhere(pipeline: Pipeline, stand_in: 
     points = [point for metric in pipeline.metrics().values() for point in metric.points]
     assert len(points) == 7
     assert all(point.attributes["cuda.graph.simulated"] is True for point in points)
+
+
+def raise_while_handling(*, explicitly: bool) -> None:
+    try:
+        raise MemoryError("no room")
+    except MemoryError as error:
+        if explicitly:
+            raise RuntimeError("the warm-up failed") from error
+        raise RuntimeError("the clean-up failed")  # noqa: B904  that is the case to look at
+
+
+@pytest.mark.parametrize(("explicitly", "root"), [(True, "MemoryError"), (False, "RuntimeError")])
+def test_an_error_before_any_capture_has_its_explicit_cause(pipeline, *, explicitly: bool, root: str) -> None:
+    with pytest.raises(RuntimeError), capture_trigger(engine="test"):
+        raise_while_handling(explicitly=explicitly)
+
+    (trigger,) = pipeline.triggers()
+    assert trigger.attributes["error.type"] == root
+    assert [event.attributes["exception.type"] for event in trigger.events] == list(
+        dict.fromkeys([root, "RuntimeError"])
+    )

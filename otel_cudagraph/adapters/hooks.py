@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from otel_cudagraph._guard import guarded
 from otel_cudagraph.clock import Anchor
@@ -55,11 +55,11 @@ class Place:
 
     def belongs_to(self, version: str | None) -> bool:
         """Return whether the engine has this in `version`; an unknown one is the newest."""
-        if version is None:
+        try:
+            # A pre-release of a version has what the version has.
+            base = Version(Version(version or "").base_version)
+        except InvalidVersion:
             return self.before is None
-        running = Version(version)
-        # A pre-release of a version has what the version has.
-        base = Version(running.base_version)
         return base >= Version(self.since) and (self.before is None or base < Version(self.before))
 
     def __str__(self) -> str:

@@ -21,6 +21,9 @@ _SHAPES = "0.5.14"
 """The version from which on runners capture shapes with a backend."""
 
 _ONE_BATCH, _ONE_SHAPE, _BACKEND = "capture_one_batch_size", "capture_one_shape", "capture_one"
+_ONE_PREFILL = "_capture_one"
+"""Of the breakable runner that there was in 0.5.12 and 0.5.13."""
+_IN_PIECES = ("Piecewise", "Breakable")
 _MODES = {"full": "FULL", "breakable": "PIECEWISE", "tc_piecewise": "PIECEWISE"}
 
 
@@ -34,10 +37,11 @@ def _runner(original: Method) -> Method:
 
 
 def _describe(frame: FrameType, _: object) -> Descriptor:
-    around = enclosing(frame, _SGLANG, {_ONE_BATCH, _ONE_SHAPE, _BACKEND})
+    around = enclosing(frame, _SGLANG, {_ONE_BATCH, _ONE_SHAPE, _ONE_PREFILL, _BACKEND})
     if _BACKEND in around:
         return _shape(around[_BACKEND], around.get(_ONE_SHAPE))
-    return _batch(around[_ONE_BATCH]) if _ONE_BATCH in around else Descriptor(phase=Phase.RUNTIME)
+    batch = around.get(_ONE_BATCH) or around.get(_ONE_PREFILL)
+    return Descriptor() if batch is None else _batch(batch)
 
 
 def _shape(backend: FrameType, runner: FrameType | None) -> Descriptor:
@@ -58,10 +62,10 @@ def _shape(backend: FrameType, runner: FrameType | None) -> Descriptor:
 
 def _batch(frame: FrameType) -> Descriptor:
     of = type(local(frame, "self")).__name__
-    size, tokens = local(frame, "bs"), local(frame, "num_tokens")
+    size, tokens = local(frame, "bs") or local(frame, "num_seqs"), local(frame, "num_tokens")
     words = _said({"batch_size": size, "num_tokens": tokens, "stream": local(frame, "stream_idx")})
     return Descriptor(
-        runtime_mode="PIECEWISE" if "Piecewise" in of else "FULL",
+        runtime_mode="PIECEWISE" if any(word in of for word in _IN_PIECES) else "FULL",
         key=" ".join([of, *words]),
         batch_size=size if isinstance(size, int) else None,
         num_tokens=tokens if isinstance(tokens, int) else None,
@@ -81,6 +85,15 @@ HOOKS = (
     Hook(Place(f"{_EXECUTOR}cuda_graph_runner", "CudaGraphRunner.capture", before=_SHAPES), _runner),
     Hook(
         Place(f"{_EXECUTOR}piecewise_cuda_graph_runner", "PiecewiseCudaGraphRunner.capture", before=_SHAPES),
+        _runner,
+    ),
+    Hook(
+        Place(
+            f"{_EXECUTOR}breakable_cuda_graph_runner",
+            "BreakableCudaGraphRunner._capture_all",
+            since="0.5.12",
+            before=_SHAPES,
+        ),
         _runner,
     ),
     Hook(Place(_MODEL_RUNNER, "ModelRunner.init_cuda_graphs", since=_SHAPES), _attempts),
@@ -108,6 +121,13 @@ READS = (
         f"{_EXECUTOR}piecewise_cuda_graph_runner",
         f"PiecewiseCudaGraphRunner.{_ONE_BATCH}",
         parameters=("self", "num_tokens"),
+        before=_SHAPES,
+    ),
+    Place(
+        f"{_EXECUTOR}breakable_cuda_graph_runner",
+        f"BreakableCudaGraphRunner.{_ONE_PREFILL}",
+        parameters=("self", "num_tokens"),
+        since="0.5.12",
         before=_SHAPES,
     ),
     *(

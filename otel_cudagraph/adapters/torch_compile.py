@@ -40,7 +40,7 @@ def _describe(frame: FrameType, _: object) -> Descriptor:
 
 
 _REASONS = (
-    ("mutat", SkipReason.MUTATED_INPUTS),
+    # First what may have user code after it: here the place of an input that moved.
     ("re-recording", SkipReason.RECAPTURE_LIMIT),
     ("cpu device", SkipReason.CPU_DEVICE),
     ("multiple device", SkipReason.MULTIPLE_DEVICES),
@@ -48,8 +48,10 @@ _REASONS = (
     ("dynamic shape", SkipReason.DYNAMIC_SHAPES),
     ("incompatible op", SkipReason.INCOMPATIBLE_OP),
     ("control flow operator", SkipReason.INCOMPATIBLE_OP),
-    ("not compatible with cuda graphs", SkipReason.INCOMPATIBLE_OP),
+    ("boolean indexing", SkipReason.INCOMPATIBLE_OP),
     ("unsafe", SkipReason.INCOMPATIBLE_OP),
+    # Last: the operator or node that one of the others names may be called so.
+    ("mutat", SkipReason.MUTATED_INPUTS),
 )
 """What a message contains, in lower case, and its class; first match wins."""
 

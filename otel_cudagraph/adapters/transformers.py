@@ -22,26 +22,32 @@ def _describe(frame: FrameType, _: object) -> Descriptor:
     phase = Phase.STARTUP if _WARMUP in around else Phase.RUNTIME
     capturing = around.get(_CAPTURE) or around.get(_FORMER_CAPTURE) or around.get(_STEP)
     tokens, cached = local(capturing, "padded_q"), local(capturing, "padded_read_index_size")
-    pair = None
+    more: list[str] = []
     if tokens is None:
-        io = getattr(local(capturing, "self"), "inputs_and_outputs", None)
-        tokens, cached = _padded(io)
-        pair = getattr(io, "current_pair", None)
+        tokens, cached, more = _padded(getattr(local(capturing, "self"), "inputs_and_outputs", None))
     if tokens is None:
         return Descriptor(phase=phase)
-    words = [f"num_tokens={tokens}", "decode" if cached is None else f"max_kv_read={cached}"]
-    if pair is not None:  # asynchronous batching has two sets of buffers, each with its graphs
-        words.append(f"io_pair={pair}")
+    words = [f"num_tokens={tokens}", "decode" if cached is None else f"max_kv_read={cached}", *more]
     return Descriptor(phase=phase, runtime_mode="FULL", key=" ".join(words), num_tokens=tokens)
 
 
-def _padded(io: Any) -> tuple[Any, Any]:
-    """Return the padded tokens of the batch, and its cached ones, None where it only decodes."""
-    if hasattr(io, "io_pairs"):
-        io = io.io_pairs[io.current_pair].device_io
+def _padded(io: Any) -> tuple[Any, Any, list[str]]:
+    """Return the padded tokens of the batch, its cached ones, None where it only decodes, and what is left.
+
+    As the engine's own key has them: graphs may differ in the lengths alone.
+    """
+    more = []
+    if hasattr(io, "io_pairs"):  # asynchronous batching has two sets of buffers, each with its graphs
+        more, io = [f"io_pair={io.current_pair}"], io.io_pairs[io.current_pair].device_io
     if not hasattr(io, "num_q_tokens"):
-        return None, None
-    return io.num_q_tokens, None if io.use_block_table else io.max_kv_read
+        return None, None, more
+    if io.use_block_table:
+        return io.num_q_tokens, None, more
+    # 5.17 named them otherwise; one for each kind of attention layer.
+    lengths = getattr(io, "max_length_k", None) or getattr(io, "max_seqlen_k", None) or {}
+    if lengths:
+        more.insert(0, f"max_kv_length={','.join(map(str, lengths.values()))}")
+    return io.num_q_tokens, io.max_kv_read, more
 
 
 HOOKS: tuple[Hook, ...] = ()
