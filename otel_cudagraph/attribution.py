@@ -45,6 +45,12 @@ _TABLE: tuple[Caller, ...] = (
     Caller("vllm.benchmarks.", "", Descriptor("vllm", Purpose.BENCHMARK)),
     Caller("vllm.model_executor.warmup.", "", Descriptor("vllm", Purpose.BENCHMARK)),
     Caller("sglang.kernels.jit.benchmark.", "", Descriptor("sglang", Purpose.BENCHMARK)),
+    Caller("sglang.jit_kernel.benchmark.", "", Descriptor("sglang", Purpose.BENCHMARK)),
+    Caller(
+        "sglang.srt.distributed.device_communicators.pymscclpp",
+        "",
+        Descriptor("sglang", Purpose.BENCHMARK),
+    ),
     Caller("vllm.", "", Descriptor(engine="vllm")),
     Caller("sglang.", "", Descriptor(engine="sglang")),
     Caller("tensorrt_llm.", "", Descriptor(engine="tensorrt_llm")),

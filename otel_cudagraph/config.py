@@ -89,7 +89,7 @@ def _exporters(signal: str) -> list[str]:
     protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL") or os.environ.get(
         "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"
     )
-    resolved = {"otlp": _OTLP_EXPORTERS.get(protocol.strip(), protocol), "none": ""}
+    resolved = {"otlp": _OTLP_EXPORTERS.get(protocol.strip(), f"otlp over {protocol.strip()}"), "none": ""}
     return [name for raw in names.split(",") if (name := resolved.get(raw.strip(), raw.strip()))]
 
 

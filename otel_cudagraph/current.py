@@ -92,16 +92,19 @@ class LateTrigger:
     anchor: Anchor
     context: Context
     opened: OpenedTrigger | None = None
+    has_ended: bool = False
+    """A task that the call has left behind may still hold its context."""
 
     @guarded
     def open(self) -> None:
         """The engine has decided; only the first call counts."""
-        if self.opened is None:
+        if self.opened is None and not self.has_ended:
             anchor = self.anchor if span_is_still_current(self.context) else Anchor()
             self.opened = open_trigger(self.descriptor, self.function, anchor=anchor)
 
     def close(self, error: BaseException | None) -> None:
         """The call has ended."""
+        self.has_ended = True
         close_trigger(self.opened, error)
 
 

@@ -17,8 +17,10 @@ from otel_cudagraph._guard import guarded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DELIVER_S = 5.0
+_DELIVER_S = 2.0
 """Longest that a forked child's end waits for a delivery; a dead endpoint takes the SDK 10 s and more."""
+_CHILDREN_RUN_ATEXIT = sys.version_info >= (3, 13)
+"""Whether forked children of `multiprocessing` run the `atexit` hooks that they registered themselves."""
 _PRIORITY = 100
 """Of the `multiprocessing` finalizer: before those of the library itself, at 10 and below."""
 
@@ -29,6 +31,7 @@ class ExitHooks:
     def __init__(self, hand_over: Callable[[], None], deliver: Callable[[], object]) -> None:
         self._hand_over = hand_over
         self._deliver = deliver
+        self._at_exit = hand_over
         self._finalizer: Any = None
 
     def register(self) -> None:
@@ -36,8 +39,8 @@ class ExitHooks:
 
         Exit hooks run last in, first out.
         """
-        atexit.unregister(self._hand_over)
-        atexit.register(self._hand_over)
+        atexit.unregister(self._at_exit)
+        atexit.register(self._at_exit)
 
     def register_in_child(self, *, is_forked: bool) -> None:
         """Register with `multiprocessing`, in a child of it that was forked. Once per process.
@@ -48,13 +51,17 @@ class ExitHooks:
         library = sys.modules.get("multiprocessing.util")
         if library is None or sys.modules["multiprocessing"].parent_process() is None:
             return
+        if _CHILDREN_RUN_ATEXIT:
+            if is_forked:  # a provider that it inherited has no hook in it
+                atexit.unregister(self._at_exit)
+                self._at_exit = self._finalize
         # A spawned child is a program of its own, and ends like one; the fork server's are forked.
-        if is_forked or "--multiprocessing-fork" not in sys.orig_argv:
+        elif is_forked or "--multiprocessing-fork" not in sys.orig_argv:
             self._finalizer = library.Finalize(None, self._finalize, exitpriority=_PRIORITY)
 
     def cancel(self) -> None:
         """Call nothing at the end."""
-        atexit.unregister(self._hand_over)
+        atexit.unregister(self._at_exit)
         if self._finalizer is not None:
             self._finalizer.cancel()
             self._finalizer = None

@@ -39,6 +39,8 @@ class Descriptor(NamedTuple):
     key: str | None = None
     batch_size: int | None = None
     num_tokens: int | None = None
+    owner: int | None = None
+    """Tells graphs with the same key apart that are different ones; on no span."""
 
     def over(self, other: Descriptor) -> Descriptor:
         """Return `other` with every field that is known here taken from here."""
@@ -184,7 +186,7 @@ class Trigger:
     """What the host saw, where that is another exception than the root cause."""
     captures: list[Capture] = field(default_factory=list)
     _is_closed: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def add(self, capture: Capture) -> bool:
         """Keep a finished capture; False where the trigger has ended meanwhile."""

@@ -125,6 +125,11 @@ class Installation:
         self.ledger.pause()
         self._outbox.close()
 
+    @property
+    def is_capturing(self) -> bool:
+        """Whether a capture is open."""
+        return self._recorder.is_capturing
+
     def hand_over(self) -> None:
         """Make spans of what has been recorded."""
         self._recorder.close_abandoned()

@@ -54,6 +54,11 @@ class CudaGraphInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base
         # The base believes in success; without an installation there was none.
         self._is_instrumented_by_opentelemetry = self._installation is not None
 
+    @property
+    def is_capturing(self) -> bool:
+        """Whether a graph is being captured now, in any thread."""
+        return self._installation is not None and self._installation.is_capturing
+
     def hand_over(self) -> None:
         """Make spans of everything recorded so far, on this thread; the SDK holds them then."""
         if self._installation is not None:

@@ -19,9 +19,10 @@ from otel_cudagraph._guard import guarded
 from otel_cudagraph.clock import now_ns
 from otel_cudagraph.exit_hooks import ExitHooks
 from otel_cudagraph.facts import Capture
+from otel_cudagraph.telemetry import flush_provider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from otel_cudagraph.facts import Trigger
     from otel_cudagraph.telemetry import Telemetry
@@ -48,13 +49,15 @@ class Outbox:
         """Whether captures or triggers are under way."""
         self.at_exit: Callable[[], None] = lambda: None
         """Closes what is still open when the process ends."""
-        self.before_first: Callable[[], None] = lambda: None
-        """Called once per process, before its first capture or trigger."""
+        self.before_first: Callable[[], object] = lambda: None
+        """Called once per process, before its first capture or trigger. May return providers to flush."""
         self.handed_over: Callable[[Capture | Trigger], None] = lambda _: None
         """Told each fact that has become a span."""
         self._telemetry = telemetry
         self._max_pending = max_pending
-        self._exit_hooks = ExitHooks(self._drain_at_exit, self._deliver)
+        self._own_providers: Iterable[object] = ()
+        """Set up for us, also by the parent of this forked process."""
+        self._exit_hooks = ExitHooks(self._drain_at_exit, self._deliver_all)
         self.reset(is_forked=False)
 
     def reset(self, *, is_forked: bool) -> None:
@@ -111,9 +114,15 @@ class Outbox:
         """Get ready for the facts to come. Never while a capture is open."""
         if not self._is_ready:
             self._is_ready = True
-            self.before_first()
+            self._prepare()
             self._exit_hooks.register_in_child(is_forked=self._is_forked)
         self._exit_hooks.register()
+
+    @guarded
+    def _prepare(self) -> None:
+        providers = self.before_first()
+        if providers and isinstance(providers, tuple):
+            self._own_providers = providers
 
     def _ensure_thread(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -130,9 +139,11 @@ class Outbox:
             self._wake.clear()
             self._wait_for_quiet()
             if self._hand_over_in_batches():
-                # An engine kills its workers without much ado: a trigger's spans and counts
-                # are out as soon as they can be, not when the exporters' next turn comes.
-                self._deliver()
+                # An engine kills its workers without much ado: a trigger's spans and counts are
+                # out as soon as nobody captures, not when the exporters' next turn comes.
+                self._wait_for_quiet()
+                self._flush()
+                self._flush_own()
 
     def _wait_for_quiet(self) -> None:
         deadline = now_ns() + int(_HOLD_S * 1e9)
@@ -147,6 +158,7 @@ class Outbox:
             done += 1
             triggers += not isinstance(fact, Capture)
             if done % _BATCH == 0 and not self._hurry.is_set():
+                self._wait_for_quiet()
                 self._flush()
         return triggers > 0
 
@@ -175,7 +187,13 @@ class Outbox:
         self._telemetry.flush_spans(_FLUSH_MILLIS)
 
     @guarded
-    def _deliver(self) -> None:
+    def _flush_own(self) -> None:
+        """Flush what was set up for us: a metric reader of the host's is read when the host wants it."""
+        for provider in self._own_providers:
+            flush_provider(provider, _FLUSH_MILLIS)
+
+    @guarded
+    def _deliver_all(self) -> None:
         self._telemetry.force_flush(_FLUSH_MILLIS)
 
     def _say_full(self) -> None:

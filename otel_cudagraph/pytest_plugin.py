@@ -40,8 +40,12 @@ def _testing(fixture: str) -> ModuleType:
     try:
         from otel_cudagraph import testing  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        pytest.fail(
-            f"the fixture {fixture} needs the module {error.name}: pip install 'otel-cudagraph[testing]'",
-            pytrace=False,
-        )
-    return testing
+        missing = error.name
+    else:
+        return testing
+    # Not in the handler, whose exception pytest would show as well.
+    pytest.fail(
+        f"the fixture {fixture} needs more than is installed (no module {missing}): "
+        "pip install 'otel-cudagraph[testing]'",
+        pytrace=False,
+    )

@@ -44,5 +44,5 @@ class CapturedKeys:
 def _identity(capture: Capture) -> tuple[object, ...]:
     descriptor = capture.descriptor
     device = capture.device.index if capture.device else None
-    what = (descriptor.engine, descriptor.purpose, descriptor.runtime_mode, descriptor.key)
+    what = (descriptor.engine, descriptor.purpose, descriptor.runtime_mode, descriptor.key, descriptor.owner)
     return (capture.family, device, *what)

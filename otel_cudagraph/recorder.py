@@ -90,6 +90,11 @@ class CaptureRecorder:
         self.close_abandoned()
         return bool(self._recording or self._open_triggers)
 
+    @property
+    def is_capturing(self) -> bool:
+        """Whether a capture is open."""
+        return bool(self._recording)
+
     # The capture context, ``with torch.cuda.graph(...)``.
 
     @guarded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from otel_cudagraph.facts import Capture
@@ -11,6 +12,9 @@ from otel_cudagraph.semconv import Purpose
 if TYPE_CHECKING:
     from otel_cudagraph.adapters.loading import Adapters
     from otel_cudagraph.facts import Trigger
+
+_MANY = 16
+"""Graphs without a key that are too many to be a model's own."""
 
 _logger = logging.getLogger(__name__)
 
@@ -22,6 +26,8 @@ class TriggerCheck:
         self._adapters = adapters
         self._settled: set[str | None] = set()
         """Engines of which a trigger was seen, or of which the lack of one was said."""
+        self._nameless: Counter[str | None] = Counter()
+        """Graphs without a key, by engine."""
 
     def look_at(self, fact: Capture | Trigger) -> None:
         """Warn at the first serving graph outside a trigger of an engine that captures in triggers."""
@@ -40,9 +46,14 @@ class TriggerCheck:
 
     def _is_amiss(self, capture: Capture) -> bool:
         descriptor = capture.descriptor
-        return (
-            capture.failure is None
-            and descriptor.purpose is Purpose.SERVING
-            and descriptor.engine not in self._settled
-            and self._adapters.expects_triggers(descriptor.engine)
-        )
+        if (
+            capture.failure is not None
+            or descriptor.purpose is not Purpose.SERVING
+            or descriptor.engine in self._settled
+            or not self._adapters.expects_triggers(descriptor.engine)
+        ):
+            return False
+        # A graph with a key is one of a model runner's batches. Others may be a model's own,
+        # captured while it is loaded; where the keys cannot be read either, there are many.
+        self._nameless[descriptor.engine] += 1
+        return descriptor.key is not None or self._nameless[descriptor.engine] >= _MANY

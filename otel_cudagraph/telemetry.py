@@ -77,11 +77,11 @@ class Telemetry:
     def force_flush(self, timeout_millis: int) -> bool:
         """Ask both providers to deliver what they hold; a provider of the API alone holds nothing."""
         spans = self.flush_spans(timeout_millis)
-        return _flush(self._meter_provider or metrics.get_meter_provider(), timeout_millis) and spans
+        return flush_provider(self._meter_provider or metrics.get_meter_provider(), timeout_millis) and spans
 
     def flush_spans(self, timeout_millis: int) -> bool:
         """Ask the tracer provider to deliver what it holds."""
-        return _flush(self._tracer_provider or trace.get_tracer_provider(), timeout_millis)
+        return flush_provider(self._tracer_provider or trace.get_tracer_provider(), timeout_millis)
 
     def _emit_capture(self, capture: Capture) -> None:
         context = capture.parent
@@ -191,6 +191,7 @@ def _with_error(series: Series, failure: Failure | None) -> Attributes:
     return attributes
 
 
-def _flush(provider: object, timeout_millis: int) -> bool:
+def flush_provider(provider: object, timeout_millis: int) -> bool:
+    """Ask a provider to deliver what it holds; one of the API alone holds nothing."""
     flush = getattr(provider, "force_flush", None)
     return True if flush is None else bool(flush(timeout_millis))

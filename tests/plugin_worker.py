@@ -3,6 +3,8 @@
 Usage: python -m tests.plugin_worker ACTION…, each one of:
   plugin     load the plugin as vLLM does
   provider   set up a tracer provider of one's own, exporting to OWN_ENDPOINT
+  reader     set up a meter provider of one's own, whose reader counts how often it is read
+  report_reads   print that number, once the trigger's spans have been delivered
   capture    one trigger with two graphs
   lazy       one graph outside a trigger
   fork, spawn   do the rest in a child of multiprocessing
@@ -19,7 +21,12 @@ import signal
 import sys
 from importlib.metadata import entry_points
 
-from otel_cudagraph import batch_descriptor, capture_trigger, register_graph_family
+from otel_cudagraph import (
+    CudaGraphInstrumentor,
+    batch_descriptor,
+    capture_trigger,
+    register_graph_family,
+)
 from tests import plain_graphs
 
 graphs = []
@@ -50,6 +57,34 @@ def set_up_provider() -> None:
     trace.set_tracer_provider(provider)
 
 
+class CountingReader:
+    """Made late: the SDK must not be imported where nobody asks for it."""
+
+    reads = 0
+
+
+def set_up_reader() -> None:
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    class Reader(InMemoryMetricReader):
+        def collect(self, timeout_millis: float = 10_000) -> None:
+            CountingReader.reads += 1
+            super().collect(timeout_millis)
+
+    metrics.set_meter_provider(MeterProvider([Reader()], shutdown_on_exit=False))
+
+
+def report_reads() -> None:
+    from opentelemetry import trace
+
+    CudaGraphInstrumentor().hand_over()
+    trace.get_tracer_provider().force_flush()
+    CudaGraphInstrumentor().uninstrument()
+    print(f"read {CountingReader.reads} times", flush=True)
+
+
 def capture() -> None:
     with capture_trigger(engine="toy", runtime_mode="FULL"):
         graph(f"{os.getpid()} first")
@@ -68,6 +103,8 @@ def report() -> None:
 ACTIONS = {
     "plugin": load_plugin,
     "provider": set_up_provider,
+    "reader": set_up_reader,
+    "report_reads": report_reads,
     "capture": capture,
     "lazy": lambda: graph(f"{os.getpid()} lazy"),
     "hang": hang,

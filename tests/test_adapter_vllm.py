@@ -224,3 +224,54 @@ def test_an_adapter_that_cannot_describe_a_graph_leaves_it_counted(vllm, pipelin
     (span,) = pipeline.captures()
     assert "cuda.graph.key" not in span.attributes
     assert pipeline.total("cuda.graph.captures", engine="vllm") == 1
+
+
+@BOTH
+def test_profiling_graphs_of_another_wrapper_are_told_apart(vllm, pipeline, stand_in, version: str) -> None:
+    """A wrapper outside vLLM, as other platforms bring it, captures in the same call."""
+    module = vllm(version)
+    runner = module.GPUModelRunner("FULL", sizes=(1,))
+    runner._reset = stand_in.capture
+
+    runner.profile_cudagraph_memory()
+
+    purposes = [span.attributes["cuda.graph.purpose"] for span in pipeline.captures()]
+    assert set(purposes) == {"profiling"}
+    assert pipeline.total("cuda.graph.captures", purpose="serving") == 0
+
+
+def test_graphs_of_micro_batches_have_a_key(vllm, pipeline, stand_in) -> None:
+    vllm("v1")
+    wrapper = importlib.import_module("vllm.v1.worker.gpu_ubatch_wrapper")
+
+    wrapper.UBatchWrapper()._capture_ubatches([wrapper.UbatchMetadata(4), wrapper.UbatchMetadata(4)], None)
+
+    (span,) = pipeline.captures()
+    assert span.attributes["cuda.graph.key"] == "FULL num_tokens=8 num_ubatches=2"
+    assert span.attributes["cuda.graph.runtime_mode"] == "FULL"
+
+
+def test_a_runner_that_only_encodes(vllm, pipeline) -> None:
+    vllm("v2")
+    module = importlib.import_module("vllm.v1.worker.mm_encoder_model_runner")
+
+    module.MMEncoderModelRunner(lambda: None, budgets=()).capture_model()
+    assert pipeline.triggers() == []
+    module.MMEncoderModelRunner(lambda: None, budgets=(8, 16)).capture_model()
+
+    (trigger,) = pipeline.triggers()
+    assert trigger.attributes["cuda.graph.captured"] == 2
+
+
+@BOTH
+def test_nothing_is_said_where_a_trigger_is_seen(vllm, stand_in, caplog, version: str) -> None:
+    """Not even where a model has captured graphs of its own before, while it was loaded."""
+    module = vllm(version)
+    loader = importlib.import_module("vllm.v1.spec_decode.gemma4")
+    with caplog.at_level(logging.WARNING, "otel_cudagraph"), Pipeline() as pipeline:
+        loader.capture_centroids(4)
+        assert len(pipeline.captures()) == 4
+        module.GPUModelRunner("FULL", sizes=(1, 2)).capture_model()
+        assert len(pipeline.captures()) == 6
+
+    assert [record.getMessage() for record in caplog.records] == []

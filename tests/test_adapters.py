@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import importlib
 import inspect
 import logging
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -40,6 +42,10 @@ def maybe_capture(work, *args, **kwargs):
 
 def decide(work=None, *args, **kwargs):
     return None if work is None else work(*args, **kwargs)
+
+
+def plan(work):
+    return work()
 """
 
 
@@ -140,7 +146,9 @@ class TestLoading:
         lacking = (
             Hook(Place(RUNNER, "gone"), decision),
             Hook(Place(RUNNER, "Runner.capture"), decision),
-            Hook(Place(RUNNER, "decide", parameters=("work", "size", "mode")), decision),
+            Hook(Place(RUNNER, "plan", parameters=("work", "size", "mode")), decision),
+            # Somebody's wrapper says nothing of the parameters beneath it.
+            Hook(Place(RUNNER, "decide", parameters=("size",)), decision),
         )
         install(adapter(HOOKS=(*lacking, *adapter().HOOKS)))
         with caplog.at_level(logging.WARNING, "otel_cudagraph"), Pipeline() as pipeline:
@@ -150,7 +158,7 @@ class TestLoading:
         (record,) = caplog.records
         assert record.getMessage() == (
             f"toyengine 1.2 has no {RUNNER}.gone, no {RUNNER}.Runner.capture, "
-            f"no parameter size, mode of {RUNNER}.decide: its captures are recorded with less detail"
+            f"no parameter size, mode of {RUNNER}.plan: its captures are recorded with less detail"
         )
 
     def test_hooks_of_other_versions_are_not_missed(self, install, caplog) -> None:
@@ -469,3 +477,69 @@ class TestHolders:
 
     def test_torch_compile_is_told_not_to_look_into_it(self, modules, patches) -> None:
         assert modules["holder"].function._torchdynamo_disable
+
+
+def test_an_undecided_trigger_cannot_be_opened_once_it_has_ended(pipeline) -> None:
+    """A task that the call leaves behind still has its context."""
+    left: list[contextvars.Context] = []
+    engine_call = undecided_trigger(lambda: left.append(contextvars.copy_context()), describe)
+
+    engine_call()
+    left[0].run(decision(lambda: None))
+
+    assert pipeline.triggers() == []
+    assert pipeline.total("cuda.graph.capture_triggers") == 0
+
+
+def test_an_undecided_trigger_starts_where_the_call_did(pipeline, stand_in) -> None:
+    moments = []
+
+    def engine_call() -> None:
+        moments.append(time.time_ns())
+        decision(lambda: None)()
+        decision(stand_in.capture)()
+
+    undecided_trigger(engine_call, describe)()
+
+    (trigger_span,) = pipeline.triggers()
+    assert trigger_span.start_ns <= moments[0]
+    assert trigger_span.attributes["cuda.graph.captured"] == 1
+
+
+def test_an_undecided_trigger_does_not_start_before_a_span_that_it_lies_in(pipeline, stand_in) -> None:
+    tracer = pipeline.tracer_provider.get_tracer("engine")
+
+    def engine_call() -> None:
+        with tracer.start_as_current_span("engine's own"):
+            decision(stand_in.capture)()
+
+    undecided_trigger(engine_call, describe)()
+
+    (trigger_span,) = pipeline.triggers()
+    (own,) = pipeline.received.spans("engine's own")
+    assert trigger_span.parent_id == own.span_id
+    assert own.start_ns <= trigger_span.start_ns
+
+
+@pytest.mark.parametrize("version", ["0.1.dev1+g1234567", "dev", "0.0.0.dev0"])
+def test_a_build_from_source_is_hooked_whatever_it_calls_itself(
+    version: str, monkeypatch, tmp_path, stand_in, caplog
+) -> None:
+    fake = install_fake("vllm", version, monkeypatch, tmp_path)
+    next(fake)
+    module = importlib.import_module("vllm.v1.worker.gpu.model_runner")
+    with Pipeline() as pipeline:
+        module.GPUModelRunner("FULL", sizes=(1,)).capture_model()
+        assert len(pipeline.triggers()) == 1
+    next(fake, None)
+
+
+def test_callers_are_forgotten_with_their_adapter(install) -> None:
+    from otel_cudagraph import attribution
+
+    before = list(attribution._adapted)
+    for _ in range(2):
+        install(adapter(CALLERS=(Caller("toyengine.", "", Descriptor("toy")),)))
+        with Pipeline():
+            importlib.import_module(RUNNER)
+        assert attribution._adapted == before

@@ -450,3 +450,40 @@ def test_instrumentation_that_was_taken_out(captures: InProcessCaptures) -> None
 def test_wrong_arguments(captures: InProcessCaptures, wrong, error, words) -> None:
     with pytest.raises(error, match=words):
         captures.expect(**wrong)
+
+
+def test_a_trigger_that_failed_of_a_graph_that_does_not_count(captures: InProcessCaptures) -> None:
+    def block() -> None:
+        with pytest.raises(OSError, match="out"), capture_trigger(engine="toy"):
+            capture_one(1, runtime_mode="FULL")
+            capture_one(2, OSError("out"), runtime_mode="PIECEWISE")
+
+    assert "- a trigger failed: OSError" in failure(captures, block, triggers=1, graphs=1, mode="FULL")
+
+
+def test_a_capture_that_is_open_when_the_block_ends(captures: InProcessCaptures) -> None:
+    graph = plain_graphs.PlainGraph()
+
+    with pytest.raises(RuntimeError, match="being captured at the end"), captures.expect(graphs=0):
+        graph.capture_begin()
+    with pytest.raises(RuntimeError, match="being captured at the beginning"), captures.expect(graphs=0):
+        pass
+    graph.capture_end()
+
+
+def test_an_expectation_without_with() -> None:
+    message = r"expect\(triggers=99, .*was called without `with`"
+    with pytest.raises(AssertionError, match=message), InProcessCaptures() as captures:
+        captures.expect(triggers=99)
+
+
+def test_an_expectation_without_with_does_not_hide_an_error() -> None:
+    with pytest.raises(KeyError), InProcessCaptures() as captures:
+        captures.expect(triggers=99)
+        raise KeyError
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_largest_first_is_true_or_false(captures: InProcessCaptures, value: object) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"largest_first={value!r}")):
+        captures.expect(largest_first=value)

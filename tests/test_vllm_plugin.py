@@ -153,11 +153,31 @@ def test_the_sdk_is_not_set_up_before_something_is_captured(receiver: OtlpReceiv
     assert out.strip() == "[]"
 
 
-def test_an_exporter_that_is_not_there_is_said_and_the_host_goes_on() -> None:
-    _, err = run("plugin capture", {"OTEL_TRACES_EXPORTER": "carrier_pigeon"})
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "carrier_pigeon"}, "the traces exporter 'carrier_pigeon'"),
+        ({"OTEL_METRICS_EXPORTER": "abacus"}, "the metrics exporter 'abacus'"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "HTTP"},
+            "the traces exporter 'otlp over HTTP'",
+        ),
+    ],
+)
+def test_an_exporter_that_is_not_there_is_said_in_one_line(environment: dict[str, str], named: str) -> None:
+    _, err = run("plugin capture", environment)
 
-    assert "carrier_pigeon" in err
-    assert err.count("set_up_sdk failed") == 1
+    assert err.count("\n") == 1
+    assert named in err
+    assert "(installed: console, otlp, otlp_proto_grpc, otlp_proto_http)" in err
+
+
+def test_a_metric_reader_of_the_host_is_read_by_the_host_alone(receiver: OtlpReceiver) -> None:
+    """A pull reader, as Prometheus's, would keep a copy of every metric for each flush."""
+    out, _ = run("plugin reader capture capture report_reads", to(receiver))
+
+    assert out.strip() == "read 0 times"
+    assert len(receiver.received.spans(TRIGGER)) == 2
 
 
 def test_loading_it_twice_says_nothing(receiver: OtlpReceiver) -> None:

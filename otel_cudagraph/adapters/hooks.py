@@ -21,6 +21,7 @@ from otel_cudagraph.current import (
     late_trigger,
     open_trigger,
 )
+from otel_cudagraph.scope import batch_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +85,9 @@ class Hook:
             parameters = inspect.signature(getattr(holder, name)).parameters
         except AttributeError:
             return str(self.place)
-        if missing := [each for each in self.place.parameters if each not in parameters]:
+        takes_any = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+        missing = [each for each in self.place.parameters if each not in parameters and not takes_any]
+        if missing:
             return f"parameter {', '.join(missing)} of {self.place}"
         patches.replace(holder, name, self.wrap, self.holders)
         return None
@@ -133,6 +136,19 @@ def undecided_trigger(original: Method, describe: Describe) -> Method:
         return result
 
     return perhaps_triggering
+
+
+def within(original: Method, descriptor: Descriptor) -> Method:
+    """Let `descriptor` hold for every capture that a call of `original` makes, whoever makes it."""
+
+    def describing(*args: Any, **kwargs: Any) -> Any:
+        token = batch_descriptor.set(descriptor.over(batch_descriptor.get()))
+        try:
+            return original(*args, **kwargs)
+        finally:
+            batch_descriptor.reset(token)
+
+    return describing
 
 
 def decision(original: Method) -> Method:

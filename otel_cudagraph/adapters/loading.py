@@ -65,27 +65,26 @@ class Adapters:
         callers = getattr(adapter, "CALLERS", ())
         add_callers(callers)
         self._callers.append(callers)
-        running = _version(row)
-        hooks = [hook for hook in adapter.HOOKS if hook.place.belongs_to(running)]
-        for module in dict.fromkeys(hook.place.module for hook in hooks):
-            of_module = [hook for hook in hooks if hook.place.module == module]
+        for module in dict.fromkeys(hook.place.module for hook in adapter.HOOKS):
+            of_module = [hook for hook in adapter.HOOKS if hook.place.module == module]
             self._watch.when_imported(module, partial(self._hook, row, of_module))
 
     @guarded
     def _hook(self, row: AdapterRow, hooks: Sequence[Hook]) -> None:
-        missing = []
+        missing, running = [], _version(row)
         for hook in hooks:
             lacking = hook.install(self._patches)
             if lacking is None:
                 self._hooked.setdefault(row.engine, []).append(str(hook.place))
-            else:
+            # Whatever is there is hooked: a build from source may call itself 0.1.dev0.
+            elif hook.place.belongs_to(running):
                 missing.append(lacking)
         if missing:
             self._missing.setdefault(row.engine, []).extend(missing)
             _logger.warning(
                 "%s %s has no %s: its captures are recorded with less detail",
                 row.distribution,
-                _version(row) or "(version unknown)",
+                running or "(version unknown)",
                 ", no ".join(missing),
             )
 

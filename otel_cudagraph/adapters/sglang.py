@@ -20,6 +20,7 @@ _EXECUTOR = "sglang.srt.model_executor."
 _SHAPES = "0.5.14"
 """The version from which on runners capture shapes with a backend."""
 
+_DRAFTS = "sglang.srt.speculative.multi_layer_eagle_draft_extend_cuda_graph_runner"
 _ONE_BATCH, _ONE_SHAPE, _BACKEND = "capture_one_batch_size", "capture_one_shape", "capture_one"
 _ONE_PREFILL = "_capture_one"
 """Of the breakable runner that there was in 0.5.12 and 0.5.13."""
@@ -47,10 +48,13 @@ def _describe(frame: FrameType, _: object) -> Descriptor:
 def _shape(backend: FrameType, runner: FrameType | None) -> Descriptor:
     shape = local(backend, "shape_key")
     name = module_name(backend).rpartition(".")[2].removesuffix("_cuda_graph_backend")
-    of = type(local(runner, "self")).__name__ if runner is not None else None
+    shaped = local(runner, "self")
+    of = type(shaped).__name__ if runner is not None else None
     prefill = of is not None and "Prefill" in of
     fields = {"stream": "stream_idx", "variant": "variant_label", "attention": "attention_variant"}
     extras = {word: getattr(shape, field, None) for word, field in fields.items()}
+    # The runners of a draft model's steps are alike but for the step.
+    extras["step"] = getattr(shaped, "step", None)
     words = [f"{'num_tokens' if prefill else 'batch_size'}={shape.size}", *_said(extras)]
     return Descriptor(
         runtime_mode=_MODES.get(name),
@@ -104,6 +108,14 @@ HOOKS = (
     Hook(
         Place(
             f"{_EXECUTOR}runner.prefill_cuda_graph_runner", "PrefillCudaGraphRunner.capture", since=_SHAPES
+        ),
+        _runner,
+    ),
+    Hook(
+        Place(
+            _DRAFTS,
+            "OneGraphMultiLayerEagleMultiStepDraftExtendCudaGraphRunner._init_and_capture",
+            since="0.5.16",
         ),
         _runner,
     ),

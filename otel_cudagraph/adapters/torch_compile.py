@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from otel_cudagraph._guard import guarded
 from otel_cudagraph.adapters.hooks import Hook, Place
@@ -33,11 +36,19 @@ def _describe(frame: FrameType, _: object) -> Descriptor:
     function = local(recording, "function_id")
     if function is None:
         return Descriptor()
-    mode = local(recording, "self").id_to_mode[function].name.lower()
+    manager = local(recording, "self")
+    mode = manager.id_to_mode[function].name.lower()
     symints = local(around.get(_CACHE), "int_key")
     key = f"function={function.id} {mode}"
-    return Descriptor(key=key if symints is None else f"{key} symints={symints}")
+    return Descriptor(
+        key=key if symints is None else f"{key} symints={symints}",
+        owner=_managers.setdefault(manager, next(_numbers)),
+    )
 
+
+_managers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""A number for each tree of graphs: each numbers its functions from 0."""
+_numbers = itertools.count(1)
 
 _REASONS = (
     # First what may have user code after it: here the place of an input that moved.
@@ -63,11 +74,21 @@ def _classify(message: object, *_: object, **__: object) -> str:
     return next((known.value for word, known in _REASONS if word in reason), SkipReason.OTHER.value)
 
 
+_counting: ContextVar[bool] = ContextVar("otel_cudagraph_counting_skip", default=False)
+"""Whether a skip is being counted: a hook left inside somebody else's patch must not count it again."""
+
+
 def _count_skip(original: Method) -> Method:
     def counting(*args: Any, **kwargs: Any) -> Any:
-        # First: with triton.cudagraph_or_error the original raises.
-        count_skip(ENGINE_TORCH_COMPILE, _classify(*args, *kwargs.values()) or SkipReason.OTHER.value)
-        return original(*args, **kwargs)
+        if _counting.get():
+            return original(*args, **kwargs)
+        token = _counting.set(True)
+        try:
+            # First: with triton.cudagraph_or_error the original raises.
+            count_skip(ENGINE_TORCH_COMPILE, _classify(*args, *kwargs.values()) or SkipReason.OTHER.value)
+            return original(*args, **kwargs)
+        finally:
+            _counting.reset(token)
 
     return counting
 

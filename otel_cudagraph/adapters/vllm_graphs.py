@@ -6,12 +6,13 @@ All of it is read from the calls round the capture, while it is prepared.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from otel_cudagraph.adapters.hooks import Hook, Place
+from otel_cudagraph.adapters.hooks import Hook, Place, within
 from otel_cudagraph.attribution import Caller
 from otel_cudagraph.facts import Descriptor
 from otel_cudagraph.frames import enclosing, local, module_name
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from types import FrameType
 
 VLLM = "vllm."
-PROFILING = "profile_cudagraph_memory"
-"""Captures graphs, estimates their memory and throws them away, in both runners."""
+ENCODER_MANAGER = "vllm.v1.worker.encoder_cudagraph"
 
-_ENCODER, _CAPTURE = "_capture_budget_graph", "capture"
+profiling = functools.partial(within, descriptor=Descriptor(purpose=Purpose.PROFILING, phase=Phase.STARTUP))
+"""Wraps `profile_cudagraph_memory`, which captures graphs, estimates their memory and throws them away."""
+
+_ENCODER, _MICRO_BATCHES, _CAPTURE = "_capture_budget_graph", "_capture_ubatches", "capture"
 _SPECULATORS = ("vllm.v1.spec_decode.", "vllm.v1.worker.gpu.spec_decode.")
+_UBATCH_WRAPPER = "vllm.v1.worker.gpu_ubatch_wrapper"
 _EXECUTION = "vllm.v1.worker.gpu.cudagraph_utils"
 _FORWARD_CONTEXT = "vllm.forward_context"
 _NAMELESS = frozenset({"cg_mode"})
@@ -35,10 +39,19 @@ _PARTS = {"vllm.compilation.cuda_graph": "piece", "vllm.compilation.breakable_cu
 
 
 def _describe(frame: FrameType, _: object) -> Descriptor:
-    around = enclosing(frame, VLLM, {PROFILING, _ENCODER, _CAPTURE})
-    throw_away = Descriptor(purpose=Purpose.PROFILING, phase=Phase.STARTUP) if PROFILING in around else None
-    descriptor = _encoder(around[_ENCODER]) if _ENCODER in around else _model(frame, around.get(_CAPTURE))
-    return descriptor if throw_away is None else throw_away.over(descriptor)
+    around = enclosing(frame, VLLM, {_ENCODER, _MICRO_BATCHES, _CAPTURE})
+    if _ENCODER in around:
+        return _encoder(around[_ENCODER])
+    if _MICRO_BATCHES in around:
+        return _micro_batches(around[_MICRO_BATCHES])
+    return _model(frame, around.get(_CAPTURE))
+
+
+def _micro_batches(frame: FrameType) -> Descriptor:
+    """Describe a FULL graph of a batch that the V1 runner splits: it has no forward context of its own."""
+    tokens = [part.num_tokens for part in local(frame, "ubatch_metadata")]
+    key = f"FULL num_tokens={sum(tokens)} num_ubatches={len(tokens)}"
+    return Descriptor(runtime_mode="FULL", key=key, num_tokens=_integer(sum(tokens)))
 
 
 def _encoder(frame: FrameType) -> Descriptor:
@@ -138,6 +151,8 @@ READS = (
     Place(_EXECUTION, "BatchExecutionDescriptor.cg_mode", since="0.18"),
     Place(_EXECUTION, "BatchExecutionDescriptor.num_tokens", since="0.18"),
     Place(_EXECUTION, "BatchExecutionDescriptor.num_reqs", since="0.18"),
+    Place(_UBATCH_WRAPPER, f"UBatchWrapper.{_MICRO_BATCHES}", parameters=("ubatch_metadata",)),
+    Place(_UBATCH_WRAPPER, "UbatchMetadata.num_tokens"),
     Place(
         "vllm.compilation.breakable_cudagraph",
         "BreakableCUDAGraphCapture._begin_segment",
@@ -145,7 +160,7 @@ READS = (
     ),
     *(
         Place(
-            "vllm.v1.worker.encoder_cudagraph",
+            ENCODER_MANAGER,
             f"EncoderCudaGraphManager.{_ENCODER}",
             parameters=(parameter,),
             since=since,

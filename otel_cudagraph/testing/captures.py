@@ -28,6 +28,9 @@ class Captures(ABC):
     received: Received
     """Everything so far, for what `expect` does not offer."""
 
+    def __init__(self) -> None:
+        self._given: list[Expecting] = []
+
     def expect(  # noqa: PLR0913  each can be expected by itself
         self,
         *,
@@ -86,7 +89,24 @@ class Captures(ABC):
             replays=given.count("replays", replays),
             max_trigger_s=None if max_trigger_s is None else given.seconds("max_trigger_s", max_trigger_s),
         )
-        return Expecting(self, expected, given.seconds("timeout_s", timeout_s))
+        if not isinstance(largest_first, bool):
+            raise TypeError(f"largest_first={largest_first!r} is neither True nor False")
+        expecting = Expecting(self, expected, given.seconds("timeout_s", timeout_s))
+        self._given.append(expecting)
+        return expecting
+
+    def check_that_all_began(self) -> None:
+        """Find what was expected and never checked.
+
+        Raises:
+            AssertionError: `expect` was called without ``with``.
+        """
+        for expecting in self._given:
+            if not expecting.has_begun:
+                raise AssertionError(
+                    f"expect({expecting}) was called without `with`: nothing was checked. "
+                    "Write `with cudagraphs.expect(...):` round what captures"
+                )
 
     @abstractmethod
     def begin(self, timeout_s: float) -> Start:
@@ -112,8 +132,13 @@ class Expecting:
         self._source = source
         self._expectation = expectation
         self._timeout_s = timeout_s
+        self.has_begun = False
+
+    def __str__(self) -> str:
+        return str(self._expectation)
 
     def __enter__(self) -> Captured:
+        self.has_begun = True
         self._start = self._source.begin(self._timeout_s)
         self._captured = Captured(self._expectation)
         return self._captured

@@ -135,10 +135,10 @@ class Expectation:
         ]
         return f"{', '.join(parts)} ({self.filter})"
 
-    @staticmethod
-    def _failed_triggers(triggers: list[CaptureTrigger]) -> Iterator[Problem]:
+    def _failed_triggers(self, triggers: list[CaptureTrigger]) -> Iterator[Problem]:
         for trigger in triggers:
-            if trigger.failed and not any(graph.failed for graph in trigger.graphs):
+            # Where a capture that counts failed it, that is said already.
+            if trigger.failed and not any(graph.failed for graph in self.filter.counted(trigger.graphs)):
                 yield Problem(f"a trigger failed: {trigger.error_type}")
 
     def _slow_triggers(self, triggers: list[CaptureTrigger]) -> Iterator[Problem]:

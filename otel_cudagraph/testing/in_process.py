@@ -45,6 +45,7 @@ class InProcessCaptures(Captures):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.received = Received()
         self._instrumentor = CudaGraphInstrumentor()
         self._stack = ExitStack()
@@ -72,14 +73,17 @@ class InProcessCaptures(Captures):
         self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._stack.close()
+        if error is None:
+            self.check_that_all_began()
 
     def begin(self, timeout_s: float) -> Start:  # noqa: ARG002  nothing is waited for here
         """Return what there is when a block begins.
 
         Raises:
-            RuntimeError: A trigger is under way: its graphs would be split.
+            RuntimeError: A trigger or a capture is under way: the block would hold half of it.
         """
         self._check_that_it_is_on()
+        self._check_that_nothing_is_captured("beginning")
         self.catch_up()
         start = Start.of(self.received)
         if Block(self.received, start).open_triggers:
@@ -87,8 +91,13 @@ class InProcessCaptures(Captures):
         return start
 
     def conclude(self, start: Start, look: Callable[[Block], bool], timeout_s: float) -> bool:  # noqa: ARG002
-        """Look once: everything is here at once."""
+        """Look once: everything is here at once.
+
+        Raises:
+            RuntimeError: A capture is under way: nobody knows yet how it ends.
+        """
         self._check_that_it_is_on()
+        self._check_that_nothing_is_captured("end")
         self.catch_up()
         look(Block(self.received, start))
         return True
@@ -113,6 +122,12 @@ class InProcessCaptures(Captures):
     def _is_on(self) -> bool:
         arguments = self._instrumentor.arguments
         return arguments is not None and arguments.get("tracer_provider") is self._tracer_provider
+
+    def _check_that_nothing_is_captured(self, moment: str) -> None:
+        if self._instrumentor.is_capturing:
+            raise RuntimeError(
+                f"a graph is being captured at the {moment} of the `expect` block; put all of it in"
+            )
 
     def _check_that_it_is_on(self) -> None:
         if not self._is_on:

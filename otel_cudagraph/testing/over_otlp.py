@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _REPLACED = (
     *("OTEL_EXPORTER_", "OTEL_TRACES_", "OTEL_METRICS_", "OTEL_LOGS_"),
     *("OTEL_BSP_", "OTEL_METRIC_EXPORT_", "OTEL_SPAN_", "OTEL_ATTRIBUTE_"),
+    *("OTEL_PYTHON_CUDAGRAPH_", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"),
     *("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE"),
     *("TRACEPARENT", "TRACESTATE"),
 )
@@ -43,6 +44,7 @@ class OtlpCaptures(Captures):
             quiet_s: After how many seconds without an export a process is taken to
                 have said everything; more than it takes between two exports.
         """
+        super().__init__()
         self._receiver = OtlpReceiver()
         self._quiet_s = given.seconds("quiet_s", quiet_s)
         self.received = self._receiver.received
@@ -55,6 +57,8 @@ class OtlpCaptures(Captures):
         self, exc_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._receiver.__exit__(exc_type, error, tb)
+        if error is None:
+            self.check_that_all_began()
 
     @property
     def endpoint(self) -> str:
@@ -113,6 +117,8 @@ class OtlpCaptures(Captures):
             return [
                 "no process exported here: was it started before the fixture, or with an env= of its own?",
                 "does it set up the OpenTelemetry SDK and instrument? Start it with opentelemetry-instrument",
+                "are opentelemetry-distro and opentelemetry-exporter-otlp installed where it runs?",
+                "does the test's own process capture? Then use the fixture cudagraphs (InProcessCaptures)",
             ]
         return [
             "processes exported here, but no captures: does the one that captures instrument, and in time?",
