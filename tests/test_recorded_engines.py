@@ -111,8 +111,44 @@ def test_breakable_graphs_which_vllm_forgets_to_count(machine: Path) -> None:
     assert {span.parent_id for span in received.spans(CAPTURE)} == {received.spans(TRIGGER)[0].span_id}
 
 
-def test_vllm_starts_with_the_same_tokens_and_counts(machine: Path) -> None:
-    report = json.loads((machine / "vllm_startup.json").read_text())
+@pytest.mark.parametrize(
+    ("version", "mode", "triggers", "graphs"),
+    [
+        ("v1", "NONE", 0, 0),
+        ("v1", "PIECEWISE", 1, 13),
+        ("v2", "NONE", 0, 0),
+        ("v2", "PIECEWISE", 1, 13),
+        ("v2", "FULL", 1, 1),
+        ("v2", "FULL_DECODE_ONLY", 1, 1),
+        ("v2", "FULL_AND_PIECEWISE", 1, 14),
+    ],
+)
+def test_twelve_layers_and_one_size(
+    machine: Path, version: str, mode: str, triggers: int, graphs: int
+) -> None:
+    received, counted = read(machine, f"vllm_{version}_anchor_{mode}")
+
+    assert (len(received.spans(TRIGGER)), len(received.spans(CAPTURE))) == (triggers, graphs)
+    assert counted["num_gpu_runner_capture_triggers"] == triggers
+    assert counted["num_cudagraph_captured"] == counted["capture_end_returned"] == graphs
+
+
+def test_vllm_s_own_span_lies_between_where_its_tracing_is_on(machine: Path) -> None:
+    v1, v2 = (Received.from_file(machine / f"vllm_{v}_own_tracing.jsonl") for v in ("v1", "v2"))
+
+    (trigger,) = v1.spans(TRIGGER)
+    (own,) = v1.spans("Capture model")
+    assert own.parent_id == trigger.span_id
+    assert [span.parent_id for span in v1.spans(CAPTURE)] == [own.span_id] * 4
+    (trigger,) = v2.spans(TRIGGER)
+    assert [span.parent_id for span in v2.spans(CAPTURE)] == [trigger.span_id] * 4
+    for spans in (v1, v2):
+        assert spans.spans(TRIGGER)[0].resource["vllm.instrumenting_module_name"] == "vllm.llm_engine"
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+def test_vllm_starts_with_the_same_tokens_and_counts(machine: Path, runner: str) -> None:
+    report = json.loads((machine / f"vllm_startup_{runner}.json").read_text())
 
     assert report["tokens_identical"]
     assert report["graphs_recorded"] == report["graphs_counted_by_vllm"]
@@ -131,6 +167,12 @@ def test_torch_compile_records_again_and_names_sizes(machine: Path) -> None:
 
     assert [span.attributes["cuda.graph.phase"] for span in again] == ["runtime", "recapture"]
     assert [key.split()[-1] for key in keys(sizes)] == ["symints=4", "symints=8"]
+
+
+def test_torch_compile_names_the_direction(machine: Path) -> None:
+    spans = captures(machine, "torch_compile_forward_and_backward")
+
+    assert [key.split()[1] for key in dict.fromkeys(keys(spans))] == ["forward", "backward"]
 
 
 def test_torch_compile_skips_a_mutated_input(machine: Path) -> None:
@@ -153,10 +195,15 @@ def test_make_graphed_callables(machine: Path) -> None:
     assert {span.parent_id for span in received.spans(CAPTURE)} == {trigger.span_id}
 
 
-def test_transformers_captures_while_it_serves(machine: Path) -> None:
-    spans = captures(machine, "continuous_batching_False_runtime")
+@pytest.mark.parametrize(
+    ("name", "phase"),
+    [("continuous_batching_False_runtime", "runtime"), ("continuous_batching_True_startup", "startup")],
+)
+def test_transformers_captures_while_it_serves_or_warms_up(machine: Path, name: str, phase: str) -> None:
+    spans = captures(machine, name)
 
     assert spans
     assert {span.attributes["cuda.graph.engine"] for span in spans} == {"transformers"}
-    assert {span.attributes["cuda.graph.phase"] for span in spans} == {"runtime"}
+    assert phase in {span.attributes["cuda.graph.phase"] for span in spans}
     assert all(key.startswith("num_tokens=") for key in keys(spans))
+    assert len(set(keys(spans))) == len(spans)
