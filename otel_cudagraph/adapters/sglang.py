@@ -23,7 +23,7 @@ _SHAPES = "0.5.14"
 _DRAFTS = "sglang.srt.speculative.multi_layer_eagle_draft_extend_cuda_graph_runner"
 _ONE_BATCH, _ONE_SHAPE, _BACKEND = "capture_one_batch_size", "capture_one_shape", "capture_one"
 _ONE_PREFILL = "_capture_one"
-"""Of the breakable runner that there was in 0.5.12 and 0.5.13."""
+"""Of the breakable runner that there was from 0.5.11 to 0.5.13."""
 _IN_PIECES = ("Piecewise", "Breakable")
 _MODES = {"full": "FULL", "breakable": "PIECEWISE", "tc_piecewise": "PIECEWISE"}
 
@@ -95,7 +95,7 @@ HOOKS = (
         Place(
             f"{_EXECUTOR}breakable_cuda_graph_runner",
             "BreakableCudaGraphRunner._capture_all",
-            since="0.5.12",
+            since="0.5.11",
             before=_SHAPES,
         ),
         _runner,
@@ -139,7 +139,7 @@ READS = (
         f"{_EXECUTOR}breakable_cuda_graph_runner",
         f"BreakableCudaGraphRunner.{_ONE_PREFILL}",
         parameters=("self", "num_tokens"),
-        since="0.5.12",
+        since="0.5.11",
         before=_SHAPES,
     ),
     *(
