@@ -4,9 +4,10 @@ Usage: python -m tests.plugin_worker ACTION…, each one of:
   plugin     load the plugin as vLLM does
   provider   set up a tracer provider of one's own, exporting to OWN_ENDPOINT
   reader     set up a meter provider of one's own, whose reader counts how often it is read
-  report_reads   print that number, once the trigger's spans have been delivered
+  report_reads   print that number
+  await      wait for a line on standard input
   capture    one trigger with two graphs
-  lazy       one graph outside a trigger
+  lazy, same   one graph outside a trigger, under a key of this process, under one that all have
   fork, spawn   do the rest in a child of multiprocessing
   osfork     do the rest in a bare fork
   hang       say so on standard output, and wait to be killed
@@ -21,12 +22,7 @@ import signal
 import sys
 from importlib.metadata import entry_points
 
-from otel_cudagraph import (
-    CudaGraphInstrumentor,
-    batch_descriptor,
-    capture_trigger,
-    register_graph_family,
-)
+from otel_cudagraph import batch_descriptor, capture_trigger, register_graph_family
 from tests import plain_graphs
 
 graphs = []
@@ -77,11 +73,6 @@ def set_up_reader() -> None:
 
 
 def report_reads() -> None:
-    from opentelemetry import trace
-
-    CudaGraphInstrumentor().hand_over()
-    trace.get_tracer_provider().force_flush()
-    CudaGraphInstrumentor().uninstrument()
     print(f"read {CountingReader.reads} times", flush=True)
 
 
@@ -105,7 +96,9 @@ ACTIONS = {
     "provider": set_up_provider,
     "reader": set_up_reader,
     "report_reads": report_reads,
+    "await": sys.stdin.readline,
     "capture": capture,
+    "same": lambda: graph("same key"),
     "lazy": lambda: graph(f"{os.getpid()} lazy"),
     "hang": hang,
     "report": report,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -275,3 +277,36 @@ def test_nothing_is_said_where_a_trigger_is_seen(vllm, stand_in, caplog, version
         assert len(pipeline.captures()) == 6
 
     assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.mark.parametrize("purpose", ["profiling", "failed"])
+def test_nothing_is_said_of_graphs_that_need_no_trigger(
+    vllm, stand_in, caplog, monkeypatch, purpose: str
+) -> None:
+    runner = vllm("v1").GPUModelRunner("FULL", sizes=(1,))
+    with caplog.at_level(logging.WARNING, "otel_cudagraph"), Pipeline() as pipeline:
+        if purpose == "failed":
+            monkeypatch.setattr(runner, "_forward", lambda x: 1 / 0)
+            runner._reset()
+            with pytest.raises(ZeroDivisionError):
+                runner._dummy_run(1, importlib.import_module("vllm.config").CUDAGraphMode.FULL)
+        else:
+            runner.profile_cudagraph_memory()
+        assert pipeline.captures()
+
+    assert caplog.records == []
+
+
+def test_a_forward_pass_is_not_kept_alive(vllm, pipeline) -> None:
+    """Its context holds the batch's metadata, on the device."""
+    runner = vllm("v1").GPUModelRunner("PIECEWISE", sizes=(1,))
+    context = importlib.import_module("vllm.forward_context")
+    seen = []
+    runner.pieces[0].runnable = lambda x: seen.append(weakref.ref(context.get_forward_context())) or x
+
+    runner.capture_model()
+
+    assert keys(pipeline.captures())[-1] == "PIECEWISE num_tokens=1 piece=4"
+    gc.collect()
+    assert seen
+    assert seen[-1]() is None

@@ -470,3 +470,26 @@ def test_unknown_words_are_refused(field: str) -> None:
     said = f"{field}='nonsense' is not known; use one of: "
     with pytest.raises(ValueError, match=said), batch_descriptor(**{field: "nonsense"}):
         pass
+
+
+def test_no_device_is_asked_while_a_capture_is_open(pipeline: Pipeline, monkeypatch) -> None:
+    """A query of the driver would invalidate it; a device that is not known yet has its index alone."""
+    from otel_cudagraph import register_graph_family
+    from tests import plain_graphs
+
+    register_graph_family(plain_graphs.FAMILY)
+    asked = []
+    properties = plain_graphs.get_device_properties
+    monkeypatch.setattr(
+        plain_graphs, "get_device_properties", lambda index: asked.append(index) or properties(index)
+    )
+    first, second = plain_graphs.PlainGraph(), plain_graphs.PlainGraph()
+    first.capture_begin()
+    monkeypatch.setattr(plain_graphs, "current_device", lambda: 1)
+    second.capture_begin()
+    second.capture_end()
+    first.capture_end()
+
+    assert asked == [0]
+    indices = sorted(span.attributes["cuda.device.index"] for span in pipeline.captures())
+    assert indices == [0, 1]

@@ -328,3 +328,72 @@ def test_a_span_can_be_read_back_from_otlp_json(pipeline: Pipeline, stand_in: St
     assert again.metrics() == pipeline.received.metrics()
     span = json.loads(text.splitlines()[0])["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     assert span["traceId"] == pipeline.received.spans()[0].trace_id
+
+
+class Hanging(SpanProcessor):
+    """Blocks whoever ends a span until it is let go."""
+
+    def __init__(self) -> None:
+        self.is_in, self.let_go, self.is_out = (threading.Event() for _ in range(3))
+
+    def on_end(self, span) -> None:
+        self.is_in.set()
+        self.let_go.wait(10)
+        self.is_out.set()
+
+
+def test_a_processor_that_hangs_holds_up_nobody_for_long(stand_in: StandIn, monkeypatch) -> None:
+    """What hands over at the end of a process gives up on a hand-over that another thread has begun."""
+    monkeypatch.setattr("otel_cudagraph.outbox._EXIT_S", 0.1)
+    hanging = Hanging()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(hanging)
+    instrumentor = CudaGraphInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        stand_in.capture()
+        assert hanging.is_in.wait(10)
+        instrumentor.hand_over()
+        assert not hanging.is_out.is_set()
+    finally:
+        hanging.let_go.set()
+        instrumentor.uninstrument()
+
+
+class BetweenTriggers(SpanProcessor):
+    """Lets the next trigger begin while the last one is handed over, and watches for deliveries in it."""
+
+    def __init__(self) -> None:
+        self.handing_over, self.next_has_begun = threading.Event(), threading.Event()
+        self.flushed, self.next_has_ended = threading.Event(), threading.Event()
+        self.flushed_too_early = False
+
+    def on_end(self, span) -> None:
+        self.handing_over.set()
+        self.next_has_begun.wait(10)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        self.flushed_too_early |= not self.next_has_ended.is_set()
+        self.flushed.set()
+        return True
+
+
+def test_nothing_is_delivered_while_the_next_trigger_captures(stand_in: StandIn) -> None:
+    """Deliveries take the GIL in the middle of somebody's capture."""
+    watch = BetweenTriggers()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(watch)
+    instrumentor = CudaGraphInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        with capture_trigger(engine="test"):
+            stand_in.capture()
+        assert watch.handing_over.wait(10)
+        with capture_trigger(engine="test"):
+            watch.next_has_begun.set()
+            watch.flushed.wait(0.5)
+            watch.next_has_ended.set()
+        assert watch.flushed.wait(10)
+        assert not watch.flushed_too_early
+    finally:
+        instrumentor.uninstrument()

@@ -27,6 +27,7 @@ def start(actions: str, environment: dict[str, str]) -> subprocess.Popen[str]:
         [sys.executable, "-m", "tests.plugin_worker", *actions.split()],
         cwd=ROOT,
         env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -137,8 +138,12 @@ def test_exporters_named_twice_export_once(receiver: OtlpReceiver) -> None:
             "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "requests, cudagraph",
         },
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*",
+        },
     ],
-    ids=["nothing", "none", "sdk disabled", "instrumentation disabled"],
+    ids=["nothing", "none", "sdk disabled", "instrumentation disabled", "all disabled"],
 )
 def test_no_sdk_is_set_up_where_nobody_asks(environment: dict[str, str]) -> None:
     out, err = run("plugin capture report", environment)
@@ -174,10 +179,17 @@ def test_an_exporter_that_is_not_there_is_said_in_one_line(environment: dict[str
 
 def test_a_metric_reader_of_the_host_is_read_by_the_host_alone(receiver: OtlpReceiver) -> None:
     """A pull reader, as Prometheus's, would keep a copy of every metric for each flush."""
-    out, _ = run("plugin reader capture capture report_reads", to(receiver))
+    worker = start(
+        "plugin reader capture await capture await report_reads",
+        to(receiver, OTEL_BSP_SCHEDULE_DELAY="3600000"),
+    )
+    for number in (1, 2):  # what flushed the spans of the second has done with the first
+        assert receiver.wait_for(lambda r, n=number: len(r.spans(TRIGGER)) == n)
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    out, _ = worker.communicate(timeout=60)
 
     assert out.strip() == "read 0 times"
-    assert len(receiver.received.spans(TRIGGER)) == 2
 
 
 def test_loading_it_twice_says_nothing(receiver: OtlpReceiver) -> None:
@@ -194,3 +206,29 @@ def test_the_trace_comes_from_the_environment(receiver: OtlpReceiver, name: str)
 
     (trigger,) = receiver.received.spans(TRIGGER)
     assert (trigger.trace_id, trigger.parent_id) == (trace_id, "b7ad6b7169203331")
+
+
+def test_a_distribution_s_configurator_is_preferred(receiver: OtlpReceiver, tmp_path: Path) -> None:
+    """As `opentelemetry-instrument` does."""
+    metadata = tmp_path / "toy_distro-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-distro\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[opentelemetry_configurator]\ntoy=toy_distro:Configurator\n")
+    (tmp_path / "toy_distro.py").write_text(
+        "from opentelemetry.sdk._configuration import _OTelSDKConfigurator\n"
+        "class Configurator(_OTelSDKConfigurator):\n"
+        "    def _configure(self, **kwargs):\n"
+        "        print('configured by a distribution', flush=True)\n"
+        "        super()._configure(**kwargs)\n"
+    )
+    out, _ = run("plugin capture", to(receiver, PYTHONPATH=str(tmp_path)))
+
+    assert out.strip() == "configured by a distribution"
+    assert len(receiver.received.spans(CAPTURE)) == 2
+
+
+def test_a_key_of_the_parent_is_new_in_a_forked_child(receiver: OtlpReceiver) -> None:
+    run("plugin same fork same", to(receiver))
+
+    phases = [span.attributes["cuda.graph.phase"] for span in receiver.received.spans(CAPTURE)]
+    assert phases == ["runtime", "runtime"]
