@@ -310,3 +310,17 @@ def test_a_forward_pass_is_not_kept_alive(vllm, pipeline) -> None:
     gc.collect()
     assert seen
     assert seen[-1]() is None
+
+
+def test_a_trigger_that_is_never_called_is_named(vllm, stand_in, caplog) -> None:
+    """A new version may capture by another way than the one that is hooked."""
+    runner = vllm("v2").GPUModelRunner("FULL", sizes=(1,))
+    with caplog.at_level(logging.WARNING, "otel_cudagraph"), Pipeline() as pipeline:
+        runner.profile_cudagraph_memory()
+        runner.cudagraph_manager.capture()
+        assert len(pipeline.captures()) == 2
+
+    (record,) = caplog.records
+    assert "vllm captures CUDA graphs and no capture trigger of it was seen" in record.getMessage()
+    assert f"vllm 0.25.1 called none of {RUNNERS['v2']}.GPUModelRunner.capture_model" in record.getMessage()
+    assert "profile" not in record.getMessage()

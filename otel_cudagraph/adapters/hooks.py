@@ -76,6 +76,11 @@ class Hook:
     holders: tuple[str, ...] = ()
     """Other modules that hold the function under the same name, as a ``from … import`` leaves it."""
 
+    @property
+    def is_trigger(self) -> bool:
+        """Whether the function's calls are triggers, by themselves or once there is a decision."""
+        return getattr(self.wrap, "func", None) in (trigger, undecided_trigger)
+
     def install(self, patches: PatchSet) -> str | None:
         """Replace the function, of a module that is imported; return what the engine lacks, if anything."""
         path, _, name = self.place.name.rpartition(".")

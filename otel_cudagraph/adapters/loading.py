@@ -75,7 +75,8 @@ class Adapters:
         for hook in hooks:
             lacking = hook.install(self._patches)
             if lacking is None:
-                self._hooked.setdefault(row.engine, []).append(str(hook.place))
+                if hook.is_trigger:
+                    self._hooked.setdefault(row.engine, []).append(str(hook.place))
             # Whatever is there is hooked: a build from source may call itself 0.1.dev0.
             elif hook.place.belongs_to(running):
                 missing.append(lacking)
