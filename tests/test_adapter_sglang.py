@@ -249,3 +249,17 @@ def test_an_engine_that_was_imported_first_is_hooked_and_let_go(sglang, stand_in
         assert [dict(vars(each)) for each in classes] != before
 
     assert [dict(vars(each)) for each in classes] == before
+
+
+@pytest.mark.parametrize("sglang", [("0.5.23", "sglang-0.5.14")], indirect=True, ids=["0.5.23"])
+@pytest.mark.parametrize("attempt", ["ensure_decode_cuda_graphs", "_recapture_elastic_cuda_graphs"])
+def test_what_is_captured_while_requests_are_served(sglang, pipeline, attempt: str) -> None:
+    runner = model_runner(sglang)
+    runner.initialize()
+
+    getattr(runner, attempt)()
+
+    start_up, later = pipeline.triggers()
+    assert values([start_up, later], "phase") == ["startup", "runtime"]
+    assert later.attributes["code.function.name"].endswith(attempt)
+    assert later.attributes["cuda.graph.captured"] == 2

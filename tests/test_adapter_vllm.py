@@ -139,6 +139,7 @@ def test_speculator_and_encoder_are_named(vllm, pipeline) -> None:
         "encoder token_budget=128 path=default",
         "encoder token_budget=64 path=default",
         "FULL num_tokens=2 num_reqs=2",
+        "speculator PrefillSpeculatorCudaGraphManager FULL num_tokens=2 num_reqs=2",
         "speculator FULL num_tokens=2 num_reqs=2",
     ]
     assert len(pipeline.triggers()) == 1

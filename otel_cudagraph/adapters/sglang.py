@@ -32,6 +32,10 @@ def _attempt(*_: Any, **__: Any) -> Descriptor:
     return Descriptor(ENGINE_SGLANG, Purpose.SERVING, Phase.STARTUP)
 
 
+def _attempt_while_serving(*_: Any, **__: Any) -> Descriptor:
+    return _attempt()._replace(phase=Phase.RUNTIME)
+
+
 def _runner(original: Method) -> Method:
     """A runner captures: what the attempt round it waits for, or an attempt of its own (draft models)."""
     return decision(trigger(original, _attempt))
@@ -101,6 +105,14 @@ HOOKS = (
         _runner,
     ),
     Hook(Place(_MODEL_RUNNER, "ModelRunner.init_cuda_graphs", since=_SHAPES), _attempts),
+    # An instance that takes over decoding, and one whose experts have moved, capture while they serve.
+    *(
+        Hook(
+            Place(_MODEL_RUNNER, f"ModelRunner.{name}", since="0.5.21"),
+            described_by(undecided_trigger, _attempt_while_serving),
+        )
+        for name in ("ensure_decode_cuda_graphs", "_recapture_elastic_cuda_graphs")
+    ),
     Hook(
         Place(f"{_EXECUTOR}runner.decode_cuda_graph_runner", "DecodeCudaGraphRunner.capture", since=_SHAPES),
         _runner,

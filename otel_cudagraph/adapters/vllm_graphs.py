@@ -31,6 +31,7 @@ _ENCODER, _MICRO_BATCHES, _CAPTURE = "_capture_budget_graph", "_capture_ubatches
 _SPECULATORS = ("vllm.v1.spec_decode.", "vllm.v1.worker.gpu.spec_decode.")
 _UBATCH_WRAPPER = "vllm.v1.worker.gpu_ubatch_wrapper"
 _EXECUTION = "vllm.v1.worker.gpu.cudagraph_utils"
+_MANAGER = "CudaGraphManager"
 _FORWARD_CONTEXT = "vllm.forward_context"
 _NAMELESS = frozenset({"cg_mode"})
 """Fields of a descriptor that its key does not repeat."""
@@ -72,7 +73,7 @@ def _model(frame: FrameType, capture: FrameType | None) -> Descriptor:
         return Descriptor()
     breakable = "breakable" in module_name(frame)
     words = [
-        *(["speculator"] if _in_speculator(frame) else []),
+        *(_speculator(capture) if _in_speculator(frame) else []),
         *(["breakable"] if breakable else []),
         mode,
         *_fields(batch),
@@ -90,6 +91,12 @@ def _forward_context() -> Any:
     """Return the forward pass's context, None where there is none or it says of no graph."""
     context = getattr(sys.modules.get(_FORWARD_CONTEXT), "_forward_context", None)
     return None if context is None or context.cudagraph_runtime_mode.name == "NONE" else context
+
+
+def _speculator(capture: FrameType | None) -> list[str]:
+    """Name a speculator's graphs by their manager: those of the prefill and of the decode may be alike."""
+    manager = type(local(capture, "self")).__name__ if capture is not None else ""
+    return ["speculator", *([manager] if manager.endswith(_MANAGER) and manager != _MANAGER else [])]
 
 
 def _in_speculator(frame: FrameType | None) -> bool:

@@ -25,3 +25,13 @@ class ModelRunner:
             self.prefill_cuda_graph_runner = PrefillCudaGraphRunner(self)
         if capture_decode_cuda_graph and not self.disable_cuda_graph:
             self.decode_cuda_graph_runner = DecodeCudaGraphRunner(self)
+
+    def ensure_decode_cuda_graphs(self) -> None:
+        """Capture what an instance that only prefilled lacks."""
+        self.init_decode_cuda_graph()
+
+    def _recapture_elastic_cuda_graphs(self) -> None:
+        self.init_decode_cuda_graph()
+
+    def init_decode_cuda_graph(self) -> None:
+        self.decode_cuda_graph_runner = DecodeCudaGraphRunner(self)
