@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from opentelemetry import context as otel_context
+
 from otel_cudagraph._guard import guarded
 from otel_cudagraph.clock import Anchor
 from otel_cudagraph.scope import span_is_still_current
@@ -102,10 +104,15 @@ class LateTrigger:
             anchor = self.anchor if span_is_still_current(self.context) else Anchor()
             self.opened = open_trigger(self.descriptor, self.function, anchor=anchor)
 
+    @guarded
     def close(self, error: BaseException | None) -> None:
         """The call has ended."""
         self.has_ended = True
         close_trigger(self.opened, error)
+        if self.opened is not None:
+            # A span that the engine opened before the trigger, and closed before it, is current
+            # again by closing the trigger: contexts are restored in the order of a stack.
+            otel_context.attach(self.context)
 
 
 late_trigger: ContextVar[LateTrigger | None] = ContextVar("otel_cudagraph_late_trigger", default=None)

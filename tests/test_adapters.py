@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
 from otel_cudagraph._patching import PatchSet
 from otel_cudagraph.adapters import AdapterRow
@@ -519,6 +520,7 @@ def test_an_undecided_trigger_does_not_start_before_a_span_that_it_lies_in(pipel
     (own,) = pipeline.received.spans("engine's own")
     assert trigger_span.parent_id == own.span_id
     assert own.start_ns <= trigger_span.start_ns
+    assert not trace.get_current_span().get_span_context().is_valid  # neither is left behind
 
 
 @pytest.mark.parametrize("version", ["0.1.dev1+g1234567", "dev", "0.0.0.dev0"])
