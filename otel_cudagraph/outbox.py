@@ -68,6 +68,8 @@ class Outbox:
         self._handing_over = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._is_ending = False
+        """Whether the process ends: the providers' own exit hooks deliver now, and then take no more."""
         self._said_full = False
         self._is_ready = False
         self._is_forked = is_forked
@@ -107,6 +109,7 @@ class Outbox:
         self.drain()
 
     def _drain_at_exit(self) -> None:
+        self._is_ending = True
         self.at_exit()
         self.drain()
 
@@ -142,8 +145,7 @@ class Outbox:
                 # An engine kills its workers without much ado: a trigger's spans and counts are
                 # out as soon as nobody captures, not when the exporters' next turn comes.
                 self._wait_for_quiet()
-                self._flush()
-                self._flush_own()
+                self._deliver()
 
     def _wait_for_quiet(self) -> None:
         deadline = now_ns() + int(_HOLD_S * 1e9)
@@ -185,6 +187,11 @@ class Outbox:
     @guarded
     def _flush(self) -> None:
         self._telemetry.flush_spans(_FLUSH_MILLIS)
+
+    def _deliver(self) -> None:
+        if not self._is_ending:
+            self._flush()
+            self._flush_own()
 
     @guarded
     def _flush_own(self) -> None:

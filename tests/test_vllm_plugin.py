@@ -52,8 +52,9 @@ def processes(spans: list[Span]) -> set[str]:
 
 @pytest.mark.parametrize("way", ["", "fork", "spawn"])
 def test_everything_of_a_process_that_ends_arrives(receiver: OtlpReceiver, way: str) -> None:
-    run(f"plugin {way} {'plugin' if way == 'spawn' else ''} capture lazy", to(receiver))
+    _, err = run(f"plugin {way} {'plugin' if way == 'spawn' else ''} capture lazy", to(receiver))
 
+    assert err == ""
     received = receiver.received
     assert len(received.spans(TRIGGER)) == 1
     assert len(received.spans(CAPTURE)) == 3
@@ -66,8 +67,9 @@ def test_everything_of_a_process_that_ends_arrives(receiver: OtlpReceiver, way: 
 
 @pytest.mark.parametrize("way", ["fork", "osfork"])
 def test_a_child_that_inherits_the_set_up_exports_its_own(receiver: OtlpReceiver, way: str) -> None:
-    run(f"plugin capture {way} capture", to(receiver))
+    _, err = run(f"plugin capture {way} capture", to(receiver, PYTHONWARNINGS="ignore"))
 
+    assert err == ""
     spans = receiver.received.spans(CAPTURE)
     assert len(spans) == 4
     assert len(processes(spans)) == 2
