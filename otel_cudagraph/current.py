@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from opentelemetry import context as otel_context
@@ -73,12 +74,19 @@ def call_in_trigger(
     opened: OpenedTrigger | None, function: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:
     """Call the host's `function` and close the trigger that was opened for it."""
+    return call_and_close(partial(close_trigger, opened), function, args, kwargs)
+
+
+def call_and_close(
+    close: Callable[[BaseException | None], None], function: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """Call the host's `function`, then `close` with what it raised."""
     try:
         result = function(*args, **kwargs)
     except BaseException as error:
-        close_trigger(opened, error)
+        close(error)
         raise
-    close_trigger(opened, None)
+    close(None)
     return result
 
 

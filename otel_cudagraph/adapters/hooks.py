@@ -16,6 +16,7 @@ from otel_cudagraph._guard import guarded
 from otel_cudagraph.clock import Anchor
 from otel_cudagraph.current import (
     LateTrigger,
+    call_and_close,
     call_in_trigger,
     expect_trigger,
     late_trigger,
@@ -130,15 +131,12 @@ def undecided_trigger(original: Method, describe: Describe) -> Method:
         if late is None or late_trigger.get() is not None:
             return original(*args, **kwargs)
         token = late_trigger.set(late)
-        try:
-            result = original(*args, **kwargs)
-        except BaseException as error:
+
+        def close(error: BaseException | None) -> None:
             late_trigger.reset(token)
             late.close(error)
-            raise
-        late_trigger.reset(token)
-        late.close(None)
-        return result
+
+        return call_and_close(close, original, args, kwargs)
 
     return perhaps_triggering
 

@@ -21,7 +21,7 @@ from otel_cudagraph.semconv import ENGINE_VLLM, Phase, Purpose
 if TYPE_CHECKING:
     from types import FrameType
 
-VLLM = "vllm."
+_VLLM = "vllm."
 ENCODER_MANAGER = "vllm.v1.worker.encoder_cudagraph"
 
 profiling = functools.partial(within, descriptor=Descriptor(purpose=Purpose.PROFILING, phase=Phase.STARTUP))
@@ -40,7 +40,7 @@ _PARTS = {"vllm.compilation.cuda_graph": "piece", "vllm.compilation.breakable_cu
 
 
 def _describe(frame: FrameType, _: object) -> Descriptor:
-    around = enclosing(frame, VLLM, {_ENCODER, _MICRO_BATCHES, _CAPTURE})
+    around = enclosing(frame, _VLLM, {_ENCODER, _MICRO_BATCHES, _CAPTURE})
     if _ENCODER in around:
         return _encoder(around[_ENCODER])
     if _MICRO_BATCHES in around:
@@ -145,7 +145,7 @@ def _integer(value: object) -> int | None:
 
 
 HOOKS: tuple[Hook, ...] = ()
-CALLERS = (Caller(VLLM, "", Descriptor(engine=ENGINE_VLLM), _describe),)
+CALLERS = (Caller(_VLLM, "", Descriptor(engine=ENGINE_VLLM), _describe),)
 
 READS = (
     Place("vllm.compilation.cuda_graph", "CUDAGraphWrapper.__call__"),
